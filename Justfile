@@ -1,0 +1,19 @@
+# Short names for what developers do. CI and README call the same commands.
+
+# Recipe to running machines.
+up *ARGS:
+    cargo run --release -- up {{ARGS}}
+
+# All tests, end to end.
+test:
+    cargo test --release --workspace
+
+# What a change must pass before it is committed.
+check:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Speed and size, with the yardstick beside: just bench [BASELINE_SCRIPT PACKAGES_FILE]
+bench *ARGS:
+    cargo build --release --workspace --bins
+    cargo run --release -p e2e --bin bench -- {{ARGS}}

@@ -1,0 +1,234 @@
+//! `run`: from metadata to a machine that is ready. Every step can be repeated, and the whole can be killed at any moment.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::apply::Applier;
+use crate::catalogue::Catalogue;
+use crate::checks;
+use crate::context::Image;
+use crate::error::{Error, Result};
+use crate::facts::Facts;
+use crate::files;
+use crate::metadata::{Metadata, Raw};
+use crate::mounts;
+use crate::networkd;
+use crate::plan::Plan;
+use crate::planner::Inputs;
+use crate::role;
+use crate::sources;
+use crate::start::start_all;
+use crate::status::{NodeStatus, Publisher, STATUS_FILE, ServiceState, State, Status};
+use crate::units;
+
+/// How long to wait for an address: a DHCP server's answer under load, or a driver that loads late.
+const ADDRESS_WAIT: Duration = Duration::from_secs(60);
+
+/// The network's own units.
+const NETWORK_UNITS: [&str; 2] = ["systemd-networkd.service", "systemd-resolved.service"];
+
+/// Where everything is.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// NoCloud folder, instead of looking for a source.
+    pub metadata: Option<PathBuf>,
+    /// Saved facts, instead of looking at the machine.
+    pub facts: Option<PathBuf>,
+    /// Service catalogue.
+    pub services: PathBuf,
+    /// Description of the image.
+    pub image: Image,
+}
+
+/// Configures this machine, and gives its last status.
+pub fn run(options: &Options) -> Status {
+    let publisher = Publisher::new(Path::new(STATUS_FILE));
+    let mut status = Status::new(options.image.clone());
+    publisher.publish(&mut status);
+    match accept(options) {
+        Err(error) => {
+            log::error!("{error}");
+            status.fail(State::Refused, &error);
+        }
+        Ok(accepted) => {
+            status.node = Some(node_status(&accepted.plan));
+            publisher.publish(&mut status);
+            status = configure(options, &accepted, status, &publisher);
+        }
+    }
+    publisher.publish(&mut status);
+    publisher.show_card(&status);
+    status
+}
+
+/// Writes everything below a folder and starts nothing; gives the paths that were written.
+///
+/// # Errors
+/// What would be refused at boot, `FR-IO`, `FR-ACCOUNT`.
+pub fn render(options: &Options, root: &Path) -> Result<Vec<String>> {
+    let accepted = accept(options)?;
+    let applier = Applier::new(root)?;
+    let mut paths = applier.write_network(&accepted.plan)?.paths;
+    paths.extend(applier.write_services(&accepted.plan)?.paths);
+    Ok(paths)
+}
+
+/// What was read and found right.
+struct Accepted {
+    raw: Raw,
+    metadata: Metadata,
+    catalogue: Catalogue,
+    plan: Plan,
+}
+
+fn accept(options: &Options) -> Result<Accepted> {
+    let raw = match &options.metadata {
+        Some(folder) => sources::read_seed(folder, &folder.display().to_string())?,
+        None => sources::find()?,
+    };
+    log::info!("metadata from {}", raw.source);
+    let metadata = Metadata::merge(&raw)?;
+    let catalogue = Catalogue::load(&options.services)?;
+    let facts = read_facts(options)?;
+    let inputs = Inputs { metadata: &metadata, facts: &facts, catalogue: &catalogue, image: &options.image };
+    let plan = match Plan::compute(&inputs) {
+        Err(error) if needs_address(&metadata, &facts, &error) => {
+            let facts = ask_for_address(&metadata, error)?;
+            Plan::compute(&Inputs { facts: &facts, ..inputs })
+        }
+        other => other,
+    }?;
+    Ok(Accepted { raw, metadata, catalogue, plan })
+}
+
+fn read_facts(options: &Options) -> Result<Facts> {
+    options.facts.as_deref().map_or_else(|| Ok(Facts::probe()), Facts::load)
+}
+
+/// Whether the machine is unknown only because nobody has given it an address yet.
+fn needs_address(metadata: &Metadata, facts: &Facts, error: &Error) -> bool {
+    let nothing = metadata.network.is_none() && role::own_addresses(metadata, facts).is_empty();
+    nothing && error.code() == "FR-NODE-UNKNOWN"
+}
+
+/// A cloud's network tells a machine its address by DHCP.
+fn ask_for_address(metadata: &Metadata, error: Error) -> Result<Facts> {
+    let (path, text) = networkd::dhcp_everywhere();
+    files::write_if_changed(Path::new(&path), text.as_bytes(), 0o644, None)?;
+    units::restart(NETWORK_UNITS[0], ADDRESS_WAIT)?;
+    wait_until(|facts| !role::own_addresses(metadata, facts).is_empty()).ok_or(error)
+}
+
+fn wait_until(wanted: impl Fn(&Facts) -> bool) -> Option<Facts> {
+    let end = Instant::now() + ADDRESS_WAIT;
+    loop {
+        let facts = Facts::probe();
+        if wanted(&facts) {
+            return Some(facts);
+        }
+        if Instant::now() >= end {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn node_status(plan: &Plan) -> NodeStatus {
+    NodeStatus {
+        name: plan.node.name.clone(),
+        role: plan.node.role,
+        cluster: plan.node.cluster.clone(),
+        instance: plan.node.instance.clone(),
+        address: plan.node.address,
+    }
+}
+
+fn configure(options: &Options, accepted: &Accepted, mut status: Status, publisher: &Publisher) -> Status {
+    let prepared = prepare(options, accepted);
+    let (plan, applier, touched) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            log::error!("{error}");
+            status.fail(State::Failed, &error);
+            return status;
+        }
+    };
+    status.plan_digest = plan.digest().ok();
+    status = start_all(&plan.services, status, publisher, applier.accounts(), &touched);
+    let failed = status.services.iter().filter(|service| service.state != ServiceState::Healthy);
+    let failed: Vec<&str> = failed.map(|service| service.name.as_str()).collect();
+    if !failed.is_empty() {
+        let error = Error::Services { services: failed.join(", ") };
+        status.fail(State::Failed, &error);
+        return status;
+    }
+    status.enter(State::Ready);
+    status.checks = plan.checks.iter().map(checks::pending).collect();
+    publisher.publish(&mut status);
+    checks::run_all(&plan.checks, &mut status, publisher);
+    status
+}
+
+/// Network first, then the plan once more with the facts it brought, then all files.
+fn prepare(options: &Options, accepted: &Accepted) -> Result<(Plan, Applier, BTreeSet<String>)> {
+    sources::keep(&accepted.raw, Path::new(sources::KEPT_COPY))?;
+    let applier = Applier::new(Path::new("/"))?;
+    set_host_name(&accepted.plan.node.name)?;
+    let changed = applier.write_network(&accepted.plan)?;
+    start_network(!changed.paths.is_empty())?;
+    let address = accepted.plan.node.address;
+    let mut facts = wait_for_address(address)?;
+    if options.facts.is_some() {
+        facts = read_facts(options)?;
+    }
+    let plan = Plan::compute(&Inputs {
+        metadata: &accepted.metadata,
+        facts: &facts,
+        catalogue: &accepted.catalogue,
+        image: &options.image,
+    })?;
+    for target in mounts::mount_all(&plan.mounts)? {
+        log::info!("mounted {target}");
+    }
+    let changes = applier.write_services(&plan)?;
+    log::info!("{} files written", changes.paths.len());
+    if changes.units {
+        units::daemon_reload()?;
+    }
+    Ok((plan, applier, changes.services))
+}
+
+fn set_host_name(name: &str) -> Result<()> {
+    let path = Path::new("/proc/sys/kernel/hostname");
+    if fs::read_to_string(path).is_ok_and(|found| found.trim() == name) {
+        return Ok(());
+    }
+    nix::unistd::sethostname(name).map_err(|error| Error::io("set the host name in", path, error.into()))
+}
+
+/// Starts networkd and resolved; running ones are restarted when their files changed, which keeps addresses as they are.
+fn start_network(changed: bool) -> Result<()> {
+    let states = units::states(&NETWORK_UNITS)?;
+    for unit in NETWORK_UNITS {
+        let state = states.get(unit).cloned().unwrap_or_default();
+        match (state.load.as_str(), state.active.as_str()) {
+            ("not-found", _) => log::warn!("there is no {unit}"),
+            (_, "active") if !changed => {}
+            (_, "active") => units::restart(unit, ADDRESS_WAIT)?,
+            _ => units::start(unit, ADDRESS_WAIT)?,
+        }
+    }
+    Ok(())
+}
+
+fn wait_for_address(address: Ipv4Addr) -> Result<Facts> {
+    let has = |facts: &Facts| facts.interfaces.iter().any(|interface| interface.addresses.contains(&address));
+    wait_until(has).ok_or_else(|| Error::Timeout {
+        what: format!("no interface got the address {address}"),
+        seconds: ADDRESS_WAIT.as_secs(),
+    })
+}

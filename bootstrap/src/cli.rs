@@ -1,0 +1,216 @@
+//! The command line: arguments, output and exit codes. The work is the library's.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bootstrap::boot::{self, Options};
+use bootstrap::status::{STATUS_FILE, State};
+use bootstrap::tree::read_json;
+use bootstrap::{Error, Facts, Image, Plan, Result, Status};
+use clap::{Args, Parser, Subcommand};
+use systemd_journal_logger::JournalLog;
+
+/// Where an image has its service catalogue.
+const SERVICES: &str = "/usr/lib/farrow/services";
+
+/// Where an image describes itself.
+const IMAGE: &str = "/usr/lib/farrow/image.json";
+
+/// Configures a Farrow machine from its metadata.
+#[derive(Debug, Parser)]
+#[command(name = "farrow-bootstrap", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what `run` would do, for the machine with a NoCloud folder.
+    Plan(PlanArgs),
+    /// Configure this machine: network, files, services.
+    Run(RunArgs),
+    /// Show what the last run came to; exits with 0 when the machine is ready.
+    Status(StatusArgs),
+    /// Print this machine's facts as JSON, for `plan --facts`.
+    Facts,
+}
+
+#[derive(Debug, Args)]
+struct PlanArgs {
+    /// NoCloud folder: user-data, and if need be meta-data and network-config
+    #[arg(long, value_name = "DIR")]
+    metadata: PathBuf,
+    #[command(flatten)]
+    inputs: InputArgs,
+    /// Show the content of every file
+    #[arg(long)]
+    full: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// NoCloud folder (default: look for a source)
+    #[arg(long, value_name = "DIR")]
+    metadata: Option<PathBuf>,
+    #[command(flatten)]
+    inputs: InputArgs,
+    /// Only write the files, below this folder
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Print the status, or the paths written, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// Status document
+    #[arg(long, value_name = "FILE", default_value = STATUS_FILE)]
+    file: PathBuf,
+    /// Print the document as it is
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct InputArgs {
+    /// Facts of the machine (default: this machine's)
+    #[arg(long, value_name = "FILE")]
+    facts: Option<PathBuf>,
+    /// Service catalogue
+    #[arg(long, value_name = "DIR", default_value = SERVICES)]
+    services: PathBuf,
+    /// Description of the image
+    #[arg(long, value_name = "FILE", default_value = IMAGE)]
+    image: PathBuf,
+}
+
+impl InputArgs {
+    fn facts(&self) -> Result<Facts> {
+        self.facts.as_deref().map_or_else(|| Ok(Facts::probe()), Facts::load)
+    }
+
+    /// Only a description that was asked for must exist: plans are made on machines that are no image.
+    fn image(&self) -> Result<Image> {
+        match Image::load(&self.image) {
+            Err(Error::Io { .. }) if self.image == Path::new(IMAGE) => Ok(Image::default()),
+            other => other,
+        }
+    }
+}
+
+/// Runs the command.
+pub fn run(cli: Cli) -> ExitCode {
+    let done = match cli.command {
+        Command::Plan(args) => plan(&args),
+        Command::Run(args) => configure(args),
+        Command::Status(args) => status(&args),
+        Command::Facts => facts(),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn plan(args: &PlanArgs) -> Result<ExitCode> {
+    let inputs = &args.inputs;
+    let plan: Plan = bootstrap::explain(&args.metadata, &inputs.services, &inputs.image()?, &inputs.facts()?)?;
+    if args.json {
+        println!("{}", plan.to_json()?);
+    } else {
+        print!("{}", plan.to_text(args.full));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn configure(args: RunArgs) -> Result<ExitCode> {
+    start_log();
+    let image = args.inputs.image()?;
+    let options = Options {
+        metadata: args.metadata,
+        facts: args.inputs.facts,
+        services: args.inputs.services,
+        image,
+    };
+    if let Some(root) = &args.root {
+        let paths = boot::render(&options, root)?;
+        if args.json {
+            println!("{}", serde_json::json!({ "written": paths }));
+        } else {
+            paths.iter().for_each(|path| println!("{path}"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = boot::run(&options);
+    // In the journal its lines would only repeat what was logged.
+    if args.json || !systemd_journal_logger::connected_to_journal() {
+        print_status(&status, args.json)?;
+    }
+    Ok(match status.state {
+        State::Ready => ExitCode::SUCCESS,
+        State::Refused => ExitCode::from(2),
+        State::Failed | State::Configuring => ExitCode::FAILURE,
+    })
+}
+
+fn status(args: &StatusArgs) -> Result<ExitCode> {
+    let text = std::fs::read_to_string(&args.file).map_err(|error| Error::io("read", &args.file, error))?;
+    let status: Status = read_json(&text).map_err(|error| Error::io("read", &args.file, std::io::Error::other(error)))?;
+    print_status(&status, args.json)?;
+    Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn print_status(status: &Status, json: bool) -> Result<()> {
+    if json {
+        let text = serde_json::to_string(status);
+        println!("{}", text.map_err(|error| Error::io("serialise", Path::new("status"), error.into()))?);
+    } else {
+        print!("{}", status.card());
+    }
+    Ok(())
+}
+
+/// Logs to the journal when systemd connected this process to it, else to standard error.
+fn start_log() {
+    if !systemd_journal_logger::connected_to_journal()
+        || JournalLog::new().is_ok_and(|log| log.install().is_err())
+    {
+        let _ = log::set_logger(&StandardError);
+    }
+    log::set_max_level(log::LevelFilter::Info);
+}
+
+struct StandardError;
+
+impl log::Log for StandardError {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("{}: {}", record.level().as_str().to_lowercase(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+fn facts() -> Result<ExitCode> {
+    let text = serde_json::to_string_pretty(&Facts::probe());
+    println!("{}", text.map_err(|error| Error::io("serialise", Path::new("facts"), error.into()))?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn complain(error: &Error) {
+    eprintln!("error[{}]: {error}", error.code());
+    if let Some(hint) = error.hint() {
+        eprintln!("hint: {hint}");
+    }
+}

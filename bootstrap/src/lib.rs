@@ -1,0 +1,70 @@
+//! Configuration of a machine at first boot: metadata, settings, plan, apply, status.
+//!
+//! A stage is a type: a source gives [`metadata::Raw`] texts, which are read into [`Metadata`] (with a valid
+//! [`Deployment`]); with [`Facts`], a [`Catalogue`] and the image's description they give a [`Plan`], by a pure function.
+//! Applying a plan is separate. The formats are owned here, and written for others by [`seed`].
+
+pub mod accounts;
+pub mod apply;
+pub mod boot;
+pub mod catalogue;
+mod checks;
+pub mod context;
+mod contradictions;
+pub mod deployment;
+pub mod document;
+pub mod error;
+pub mod facts;
+pub mod files;
+pub mod fragment;
+pub mod health;
+pub mod http;
+pub mod metadata;
+pub mod mime;
+mod mounts;
+pub mod netplan;
+pub mod networkd;
+pub mod plan;
+mod plan_text;
+pub mod planner;
+pub mod process;
+pub mod render;
+pub mod role;
+pub mod secrets;
+pub mod seed;
+pub mod service;
+pub mod sources;
+mod start;
+pub mod status;
+pub mod toml_text;
+pub mod tree;
+mod units;
+pub mod userdata;
+pub mod values;
+pub mod yaml;
+
+use std::path::Path;
+
+pub use catalogue::Catalogue;
+pub use context::Image;
+pub use deployment::Deployment;
+pub use error::{Error, Result};
+pub use facts::Facts;
+pub use metadata::Metadata;
+pub use plan::Plan;
+pub use planner::Inputs;
+pub use status::Status;
+
+/// The plan of the machine with the NoCloud folder `metadata`: its first boot, rehearsed anywhere.
+///
+/// # Errors
+/// What would be refused at boot.
+pub fn explain(metadata: &Path, services: &Path, image: &Image, facts: &Facts) -> Result<Plan> {
+    let raw = sources::read_seed(metadata, &metadata.display().to_string())?;
+    Plan::compute(&Inputs {
+        metadata: &Metadata::merge(&raw)?,
+        facts,
+        catalogue: &Catalogue::load(services)?,
+        image,
+    })
+}

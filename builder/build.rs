@@ -1,0 +1,65 @@
+//! Builds the static `farrow-bootstrap` and `farrow-init` that `farrow` carries inside itself.
+//!
+//! They have a profile of their own, `--target` with `+crt-static` (given explicitly, so that build scripts
+//! and procedural macros are not linked statically too) and a target folder of their own, which keeps this
+//! inner cargo from waiting for the lock that the outer one holds.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const BINARIES: [&str; 2] = ["farrow-bootstrap", "farrow-init"];
+
+fn main() {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
+    let target = env::var("TARGET").expect("set by cargo");
+    let workspace = manifest.parent().expect("builder is in a workspace");
+    for watched in ["bootstrap/src", "bootstrap/Cargo.toml", "bootstrap/systemd", "Cargo.toml"] {
+        println!("cargo::rerun-if-changed={}", workspace.join(watched).display());
+    }
+    let embedded = out.join("recipes");
+    let _ = fs::remove_dir_all(&embedded);
+    copy_recipes(&workspace.join("recipes"), &embedded);
+    build(workspace, &out.join("static"), &target);
+    for name in BINARIES {
+        let built = out.join("static").join(&target).join("bootstrap").join(name);
+        fs::copy(&built, out.join(name)).unwrap_or_else(|e| panic!("cannot copy {}: {e}", built.display()));
+    }
+}
+
+/// Copies what is carried inside: everything but the locks that people's own runs leave beside recipes.
+fn copy_recipes(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("OUT_DIR is writable");
+    let entries = fs::read_dir(from).unwrap_or_else(|e| panic!("cannot read {}: {e}", from.display()));
+    for entry in entries {
+        let path = entry.expect("readable").path();
+        let name = path.file_name().expect("has a name").to_owned();
+        if path.is_dir() {
+            println!("cargo::rerun-if-changed={}", path.display());
+            copy_recipes(&path, &to.join(name));
+        } else if path.extension().is_none_or(|extension| extension != "lock") {
+            println!("cargo::rerun-if-changed={}", path.display());
+            fs::copy(&path, to.join(name)).expect("OUT_DIR is writable");
+        }
+    }
+}
+
+fn build(workspace: &Path, folder: &Path, target: &str) {
+    let mut cargo = Command::new(env::var_os("CARGO").expect("set by cargo"));
+    cargo
+        .current_dir(workspace)
+        .args(["build", "--package", "bootstrap", "--bins", "--profile", "bootstrap", "--locked", "--target", target])
+        .arg("--target-dir")
+        .arg(folder)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        // The outer cargo's settings would override these or tie the inner one to its job server.
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .env_remove("CARGO_BUILD_TARGET")
+        .env_remove("CARGO_TARGET_DIR")
+        .env_remove("CARGO_MAKEFLAGS")
+        .env_remove("MAKEFLAGS")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER");
+    let status = cargo.status().expect("cargo runs");
+    assert!(status.success(), "building the static bootstrap failed");
+}

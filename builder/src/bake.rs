@@ -1,0 +1,269 @@
+//! `image build`: a repository becomes a root tree, and the tree becomes images. Opens no connection.
+
+use std::path::{Path, PathBuf};
+
+use images::disk::{self, DiskInput};
+use images::formats::Format;
+use images::manifest::{self, Artifact, Provenance};
+use images::progress::Progress;
+use images::root::{self, Content, FileEntry, Package, RootInput, RootTree, SystemUser};
+use images::tools::ToolsTree;
+use offline_repo::lock::Lock;
+use offline_repo::repository::{ClosurePackage, Repository};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::commands::write_file;
+use crate::diagnostic::{Diagnostic, Result};
+use crate::embedded;
+use crate::interrupt;
+use crate::recipe::{ImageFormat, Phase, Recipe};
+use crate::session::{Done, Session, Stage};
+use crate::stages;
+
+/// Size of `/var` in an image when the recipe names none, in MiB; it grows on the machine.
+const VAR_MIB: u64 = 256;
+/// Where the catalogue is in an image.
+const SERVICES: &str = "/usr/lib/farrow/services";
+/// The service that keeps the whole set of what starts by itself.
+const WANTS: &str = "/etc/systemd/system/multi-user.target.wants/farrow-bootstrap.service";
+
+/// A repository that an image is baked from.
+pub struct Source {
+    repository: Repository,
+    lock: Lock,
+}
+
+/// What a bake made.
+pub struct Baked {
+    artifacts: Vec<(String, PathBuf)>,
+}
+
+impl Baked {
+    /// The file of a kind, such as `image-qcow2`.
+    pub fn path(&self, kind: &str) -> Result<PathBuf> {
+        let found = self.artifacts.iter().find(|(known, _)| known == kind);
+        found.map(|(_, path)| path.clone()).ok_or_else(|| Diagnostic::failed("FR-IMAGE-FORMAT", format!("the bake made no {kind}")))
+    }
+}
+
+/// Opens a repository folder and proves that it is complete.
+pub fn open(path: &Path, recipe: &Recipe) -> Result<Source> {
+    let repository = Repository::open(path, None)?;
+    repository.verify()?.into_result(path)?;
+    let lock = Lock::load(&path.join(format!("{}.lock", recipe.repository)))?;
+    Ok(Source { repository, lock })
+}
+
+/// Shows the image library's reports as progress of a stage.
+pub fn image_progress<'a>(stage: &'a Stage<'_>) -> impl Fn(Progress) + Sync + 'a {
+    move |report| match report {
+        Progress::Started { stage: name, .. } => stage.step(name),
+        Progress::Advanced { stage: name, done } => stage.items(done, 0, name),
+        Progress::Finished { stage: name, seconds, .. } => stage.step(&format!("{name} took {seconds:.1} s")),
+    }
+}
+
+/// Bakes the formats of one recipe into `out`.
+pub fn image(session: &Session, recipe: &Recipe, repository: &Path, tools: &ToolsTree, formats: &[ImageFormat], out: &Path) -> Result<Baked> {
+    let source = open(repository, recipe)?;
+    interrupt::clean_on_interrupt(out);
+    interrupt::clean_on_interrupt(&session.paths.cache);
+    let closure = source.repository.closure(&recipe.roots(), true)?;
+    let input = root_input(recipe, &source, &closure)?;
+    let tree = session.stage("root", |stage| {
+        let report = image_progress(stage);
+        let reused = std::sync::atomic::AtomicBool::new(false);
+        let watch = |event: Progress| {
+            if matches!(event, Progress::Finished { stage: "root", reused: true, .. }) {
+                reused.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+            report(event);
+        };
+        let tree = root::build(&input, &session.paths.cache, &watch)?;
+        Ok(Done { value: tree, reused: reused.into_inner() })
+    })?;
+    let mut baked = Baked { artifacts: Vec::new() };
+    if formats.contains(&ImageFormat::Tar) {
+        baked.artifacts.push(("image-tar".into(), tar(session, recipe, &tree, tools, out)?));
+    }
+    let disks: Vec<Format> = formats.iter().filter_map(|format| disk_format(*format)).collect();
+    if !disks.is_empty() {
+        let input = disk_input(recipe, &source, &closure, &tree, disks)?;
+        disk_images(session, &input, tools, out, &mut baked)?;
+    }
+    Ok(baked)
+}
+
+fn disk_format(format: ImageFormat) -> Option<Format> {
+    match format {
+        ImageFormat::Raw => Some(Format::Raw),
+        ImageFormat::Qcow2 => Some(Format::Qcow2),
+        ImageFormat::Tar => None,
+    }
+}
+
+fn root_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage]) -> Result<RootInput> {
+    let (before, after): (Vec<_>, Vec<_>) = recipe.files.iter().partition(|file| file.phase == Phase::BeforePackages);
+    let mut files_after: Vec<FileEntry> = after.into_iter().map(recipe_file).collect();
+    if closure.iter().any(|chosen| chosen.package.name == "systemd") {
+        files_after.extend(bootstrap_files(recipe, source)?);
+    }
+    Ok(RootInput {
+        packages: closure.iter().map(root_package).collect(),
+        files_before: before.into_iter().map(recipe_file).collect(),
+        files_after,
+        users: recipe.users.iter().map(system_user).collect(),
+        hostname: "localhost".into(),
+        epoch: stages::epoch(&source.lock),
+        exclude_documentation: true,
+    })
+}
+
+fn root_package(chosen: &ClosurePackage) -> Package {
+    let package = &chosen.package;
+    Package {
+        name: package.name.clone(),
+        version: package.version.clone(),
+        architecture: package.architecture.clone(),
+        path: package.path.clone(),
+        sha256: package.sha256.to_string(),
+    }
+}
+
+fn recipe_file(file: &crate::recipe::File) -> FileEntry {
+    let content = file.content.strip_prefix('\n').unwrap_or(&file.content);
+    // Checked when the recipe was read.
+    let mode = u32::from_str_radix(&file.mode, 8).unwrap_or(0o644);
+    regular(&file.path, mode, content.as_bytes())
+}
+
+fn regular(path: &str, mode: u32, content: &[u8]) -> FileEntry {
+    FileEntry { path: path.into(), mode, uid: 0, gid: 0, kind: Content::File(content.to_vec()) }
+}
+
+fn system_user(user: &crate::recipe::User) -> SystemUser {
+    SystemUser {
+        name: user.name.clone(),
+        uid: user.uid,
+        gid: user.uid,
+        comment: String::new(),
+        home: user.home.clone(),
+        shell: user.shell.clone(),
+        groups: Vec::new(),
+    }
+}
+
+/// The bootstrap, its unit, the catalogue, and what the machine can say about its image.
+fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
+    let identity = json!({
+        "name": recipe.name,
+        "version": env!("CARGO_PKG_VERSION"),
+        "lock": source.lock.digest().to_string(),
+        "repository": recipe.repository,
+    });
+    let mut files = vec![
+        regular("/usr/bin/farrow-bootstrap", 0o755, embedded::BOOTSTRAP),
+        regular("/usr/lib/systemd/system/farrow-bootstrap.service", 0o644, embedded::BOOTSTRAP_UNIT.as_bytes()),
+        regular("/usr/lib/farrow/image.json", 0o644, format!("{identity:#}\n").as_bytes()),
+        FileEntry { path: WANTS.into(), mode: 0o777, uid: 0, gid: 0, kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()) },
+    ];
+    let catalogue = embedded::catalogue();
+    let known: Vec<&str> = catalogue.iter().filter_map(|(path, _)| path.split('/').next()).collect();
+    if let Some(unknown) = recipe.services.iter().flatten().find(|name| !known.contains(&name.as_str())) {
+        return Err(Diagnostic::invalid("FR-RECIPE-SERVICE", format!("the catalogue has no service `{unknown}`")));
+    }
+    for (path, content) in &catalogue {
+        let name = path.split('/').next().unwrap_or_default();
+        if recipe.services.as_ref().is_none_or(|wanted| wanted.iter().any(|service| service == name)) {
+            files.push(regular(&format!("{SERVICES}/{path}"), 0o644, content));
+        }
+    }
+    Ok(files)
+}
+
+fn disk_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage], tree: &RootTree, formats: Vec<Format>) -> Result<DiskInput> {
+    let repository = recipe.embed.then(|| disk::Repository {
+        path: source.repository.path().to_owned(),
+        digest: source.repository.manifest().to_string(),
+    });
+    let version = env!("CARGO_PKG_VERSION");
+    let seed = Sha256::digest(format!("image {} {version} {}", recipe.name, tree.digest));
+    let packages = closure.iter().map(|chosen| manifest::Package {
+        name: chosen.package.name.clone(),
+        version: chosen.package.version.clone(),
+        architecture: chosen.package.architecture.clone(),
+        sha256: chosen.package.sha256.to_string(),
+    });
+    Ok(DiskInput {
+        name: recipe.name.clone(),
+        version: version.into(),
+        root: tree.clone(),
+        repository,
+        kernel_arguments: disk::CONSOLES.iter().map(|argument| (*argument).to_owned()).chain(recipe.image.kernel_arguments.iter().cloned()).collect(),
+        init: embedded::INIT.to_vec(),
+        epoch: stages::epoch(&source.lock),
+        seed: seed.into(),
+        root_slot_mib: recipe.image.root_slot_mib,
+        var_mib: recipe.image.var_mib.unwrap_or(VAR_MIB),
+        formats,
+        provenance: Provenance {
+            farrow: version.into(),
+            lock: source.lock.digest().to_string(),
+            repository: source.repository.manifest().to_string(),
+            packages: packages.collect(),
+        },
+    })
+}
+
+/// Digest of everything that the disk images depend on.
+fn inputs_digest(input: &DiskInput, tools: &ToolsTree) -> String {
+    let described = json!({
+        "name": input.name,
+        "version": input.version,
+        "root": input.root.digest,
+        "repository": input.repository.as_ref().map(|repository| &repository.digest),
+        "kernel_arguments": input.kernel_arguments,
+        "init": hex::encode(Sha256::digest(&input.init)),
+        "epoch": input.epoch,
+        "root_slot_mib": input.root_slot_mib,
+        "var_mib": input.var_mib,
+        "formats": input.formats.iter().map(|format| format.name()).collect::<Vec<_>>(),
+        "tools": tools.digest,
+    });
+    hex::encode(Sha256::digest(described.to_string()))
+}
+
+/// Writes the images, unless `out` holds those of the same inputs, intact.
+fn disk_images(session: &Session, input: &DiskInput, tools: &ToolsTree, out: &Path, baked: &mut Baked) -> Result<()> {
+    let manifest = out.join(format!("{}.manifest.json", input.name));
+    let stamp = out.join(format!("{}.inputs", input.name));
+    let inputs = inputs_digest(input, tools);
+    let artifacts = session.stage("image", |stage| {
+        if std::fs::read_to_string(&stamp).is_ok_and(|text| text.trim() == inputs)
+            && let Ok(manifest) = images::inspect::verify(&manifest)
+        {
+            return Ok(Done::reused(manifest.artifacts));
+        }
+        let made = disk::build(input, tools, &session.paths.cache, out, &image_progress(stage))?;
+        write_file(&stamp, format!("{inputs}\n").as_bytes(), 0o644)?;
+        Ok(Done::made(made.artifacts))
+    })?;
+    for Artifact { kind, path, sha256, size } in artifacts {
+        let (kind, path) = (format!("image-{kind}"), out.join(path.file_name().unwrap_or_default()));
+        session.add_artifact(&kind, &path, &sha256, size);
+        baked.artifacts.push((kind, path));
+    }
+    session.add_file("manifest", &manifest)
+}
+
+fn tar(session: &Session, recipe: &Recipe, tree: &RootTree, tools: &ToolsTree, out: &Path) -> Result<PathBuf> {
+    let path = out.join(format!("{}.tar", recipe.name));
+    session.stage("tar", |stage| {
+        stage.step("packing the tree");
+        images::tree_tar::write(tree, tools, &path)?;
+        Ok(Done::made(()))
+    })?;
+    session.add_file("image-tar", &path)?;
+    Ok(path)
+}

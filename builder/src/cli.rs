@@ -1,0 +1,323 @@
+//! The command line: what may be typed, with its help.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::recipe::ImageFormat;
+
+/// Bakes offline package repositories and immutable machine images that configure themselves at first boot.
+#[derive(Debug, Parser)]
+#[command(name = "farrow", version, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Options that every command takes.
+    #[command(flatten)]
+    pub global: GlobalOptions,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  farrow up                                    build everything and boot two machines
+  farrow lock recipes/pigsty.toml              choose the exact packages of a recipe
+  farrow repo build recipes/pigsty.toml        make its offline repository and tarball
+  farrow image build recipes/pigsty.toml       bake its image from that repository alone
+  farrow explain recipes/deployments/two-node.toml --node meta";
+
+/// Options that every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct GlobalOptions {
+    /// Print the result as one JSON document on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Print progress as JSON lines on standard error
+    #[arg(long, global = true)]
+    pub events: bool,
+    /// Say more; may be given twice
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Open no connection to a package archive
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: Color,
+    /// Where an archive is mirrored, as ARCHIVE=URL; may be repeated
+    #[arg(long, global = true, value_name = "ARCHIVE=URL", value_parser = parse_mirror)]
+    pub mirror: Vec<(String, String)>,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Color {
+    /// On a terminal.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+fn parse_mirror(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((archive, url)) if !archive.is_empty() && url.contains("://") => Ok((archive.into(), url.into())),
+        _ => Err("expected ARCHIVE=URL, such as debian=http://mirror.example/debian".into()),
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Lock, repository, image, machines: the whole way, then the endpoints
+    Up(UpArgs),
+    /// Write a recipe and a deployment to start from
+    New {
+        /// Folder to make
+        dir: PathBuf,
+    },
+    /// Choose the exact version of every package of a recipe
+    Lock(LockArgs),
+    /// Print the closure of any set of packages
+    Resolve(ResolveArgs),
+    /// Offline package repositories
+    #[command(subcommand)]
+    Repo(RepoCommand),
+    /// Machine images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Write each machine's metadata: user-data, meta-data, network-config and a seed image
+    Seed(SeedArgs),
+    /// Rehearse the first boot of a machine of a deployment
+    Explain(ExplainArgs),
+    /// Write out the static farrow-bootstrap
+    Bootstrap {
+        /// File to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Run a program of the tools tree, without network
+    Tools(ToolsArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages
+    Man {
+        /// Folder to write them to
+        dir: PathBuf,
+    },
+}
+
+impl Command {
+    /// Whether the command makes things that an interruption must not leave half-done. `tools` gives the terminal to
+    /// a program, which a supervisor in between would disturb.
+    pub fn is_supervised(&self) -> bool {
+        !matches!(self, Command::Tools(_) | Command::Completions { .. } | Command::Man { .. })
+    }
+}
+
+/// Arguments of `farrow up`.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Deployment: a file, or the name of one that farrow ships
+    #[arg(default_value = "two-node")]
+    pub deployment: String,
+    /// Recipe of the image: a file, or the name of one that farrow ships
+    #[arg(long, default_value = "recipes/pigsty.toml")]
+    pub recipe: String,
+    /// Where repository, image and machines go
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub out: PathBuf,
+    /// Shut the machines down and exit once all are ready
+    #[arg(long)]
+    pub until_ready: bool,
+    /// How long the machines may take to become ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// Keep the disks of the last run's machines instead of starting from the image
+    #[arg(long)]
+    pub keep_disks: bool,
+    /// Run a shell command on a node once it is ready and report its result, as NODE=COMMAND
+    #[arg(long, value_name = "NODE=COMMAND", value_parser = parse_check)]
+    pub check: Vec<(String, String)>,
+}
+
+fn parse_check(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((node, command)) if !node.is_empty() && !command.is_empty() => Ok((node.into(), command.into())),
+        _ => Err("expected NODE=COMMAND, such as meta='promtool check config /etc/prometheus/prometheus.yml'".into()),
+    }
+}
+
+/// Arguments of `farrow lock`.
+#[derive(Debug, Args)]
+pub struct LockArgs {
+    /// Recipe: a file, or the name of one that farrow ships
+    pub recipe: String,
+    /// Choose anew although the lock fits the recipe
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Say why a package is in the lock
+    #[arg(long, value_name = "PACKAGE")]
+    pub why: Option<String>,
+    /// The lock's file (default: beside the recipe)
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+}
+
+/// Arguments of `farrow resolve`.
+#[derive(Debug, Args)]
+pub struct ResolveArgs {
+    /// Packages
+    #[arg(required = true)]
+    pub packages: Vec<String>,
+    /// Name of the archive
+    #[arg(long, default_value = "debian")]
+    pub archive: String,
+    /// Suite of the archive
+    #[arg(long, default_value = "trixie")]
+    pub suite: String,
+    /// Debian architecture name
+    #[arg(long, default_value = "amd64")]
+    pub arch: String,
+    /// Follow Recommends too
+    #[arg(long)]
+    pub recommends: bool,
+}
+
+/// `farrow repo …`
+#[derive(Debug, Subcommand)]
+pub enum RepoCommand {
+    /// Make the offline repository and the tarball of a recipe
+    Build {
+        /// Recipe: a file, or the name of one that farrow ships
+        recipe: String,
+        /// Where they go
+        #[arg(long, value_name = "DIR", default_value = "out")]
+        out: PathBuf,
+        /// The lock's file (default: beside the recipe)
+        #[arg(long, value_name = "FILE")]
+        lock: Option<PathBuf>,
+    },
+    /// Check every file of a repository or tarball against its marker
+    Verify {
+        /// A repository folder or a tarball
+        path: PathBuf,
+    },
+    /// Unpack a tarball below a folder, once all of it is proved
+    Install {
+        /// The tarball
+        tarball: PathBuf,
+        /// The folder that holds repositories
+        #[arg(long, value_name = "DIR", default_value = "/www")]
+        target: PathBuf,
+    },
+}
+
+/// `farrow image …`
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Bake an image from a repository alone; opens no network socket
+    Build(ImageBuildArgs),
+    /// Boot an image in QEMU with a machine's seed, and wait for the machine's own report
+    Boot(ImageBootArgs),
+    /// Check an image's files against its manifest
+    Verify {
+        /// The manifest, NAME.manifest.json
+        manifest: PathBuf,
+    },
+}
+
+/// Arguments of `farrow image build`.
+#[derive(Debug, Args)]
+pub struct ImageBuildArgs {
+    /// Recipe: a file, or the name of one that farrow ships
+    pub recipe: String,
+    /// The repository: a folder or a tarball (default: the recipe's, below --out)
+    #[arg(long, value_name = "PATH")]
+    pub repo: Option<PathBuf>,
+    /// Formats to write instead of the recipe's
+    #[arg(long, value_delimiter = ',', value_name = "FORMAT,…")]
+    pub format: Vec<ImageFormat>,
+    /// Where the image goes
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub out: PathBuf,
+}
+
+/// Arguments of `farrow image boot`.
+#[derive(Debug, Args)]
+pub struct ImageBootArgs {
+    /// The image, .raw or .qcow2; it is not written to
+    pub image: PathBuf,
+    /// A machine's folder that `farrow seed` made
+    #[arg(long, value_name = "DIR")]
+    pub seed: PathBuf,
+    /// How long the machine may take to become ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub timeout: u64,
+    /// Memory
+    #[arg(long, value_name = "MIB", default_value_t = 2048)]
+    pub memory: u32,
+    /// Virtual processors
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub cpus: u32,
+    /// Keep the serial console's log
+    #[arg(long, value_name = "FILE")]
+    pub serial_log: Option<PathBuf>,
+}
+
+/// Arguments of `farrow seed`.
+#[derive(Debug, Args)]
+pub struct SeedArgs {
+    /// Deployment: a file, or the name of one that farrow ships
+    pub deployment: String,
+    /// Where the seeds go; they hold secrets and are made readable to their owner alone
+    #[arg(long, value_name = "DIR", default_value = "out/seed")]
+    pub out: PathBuf,
+    /// Have a machine run a shell command once it is ready, as NODE=COMMAND
+    #[arg(long, value_name = "NODE=COMMAND", value_parser = parse_check)]
+    pub check: Vec<(String, String)>,
+    /// Write no seed images, for which the tools tree is needed
+    #[arg(long)]
+    pub no_images: bool,
+}
+
+/// Arguments of `farrow explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Deployment: a file, or the name of one that farrow ships
+    #[arg(required_unless_present = "metadata")]
+    pub deployment: Option<String>,
+    /// The machine
+    #[arg(long, required_unless_present = "metadata")]
+    pub node: Option<String>,
+    /// A folder with user-data and meta-data as a machine would find them
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["deployment", "node"])]
+    pub metadata: Option<PathBuf>,
+}
+
+/// Arguments of `farrow tools`.
+#[derive(Debug, Args)]
+pub struct ToolsArgs {
+    /// Use this tree as the root instead of the tools tree, writable
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+    /// Make a file or folder of the host visible inside, as HOST:INSIDE; may be repeated
+    #[arg(long, value_name = "HOST:INSIDE", value_parser = parse_bind)]
+    pub bind: Vec<(PathBuf, PathBuf)>,
+    /// Share the host's network
+    #[arg(long)]
+    pub network: bool,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    pub command: Vec<String>,
+}
+
+fn parse_bind(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    match text.split_once(':') {
+        Some((host, inside)) if !host.is_empty() && inside.starts_with('/') => Ok((host.into(), inside.into())),
+        _ => Err("expected HOST:INSIDE with an absolute path inside".into()),
+    }
+}

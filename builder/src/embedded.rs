@@ -1,0 +1,83 @@
+//! What the binary carries inside: recipes, keys, the service catalogue, the bootstrap and the init of the initrd.
+
+use include_dir::{Dir, include_dir};
+
+static RECIPES: Dir<'_> = include_dir!("$OUT_DIR/recipes");
+
+/// `farrow-bootstrap`, static, as the build script made it.
+pub static BOOTSTRAP: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/farrow-bootstrap"));
+/// `farrow-init`, static: the first process of the initrd.
+pub static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/farrow-init"));
+/// The unit that starts the bootstrap.
+pub static BOOTSTRAP_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-bootstrap.service");
+
+/// The text of a shipped recipe.
+pub fn recipe(name: &str) -> Option<&'static str> {
+    RECIPES.get_file(format!("{name}.toml"))?.contents_utf8()
+}
+
+/// Names of the shipped recipes, sorted.
+pub fn recipe_names() -> Vec<String> {
+    names_of(&RECIPES)
+}
+
+/// The text of a shipped deployment.
+pub fn deployment(name: &str) -> Option<&'static str> {
+    RECIPES
+        .get_file(format!("deployments/{name}.toml"))?
+        .contents_utf8()
+}
+
+/// Names of the shipped deployments, sorted.
+pub fn deployment_names() -> Vec<String> {
+    RECIPES
+        .get_dir("deployments")
+        .map(names_of)
+        .unwrap_or_default()
+}
+
+/// A shipped archive key, armoured.
+pub fn key(name: &str) -> Option<Vec<u8>> {
+    Some(RECIPES.get_file(format!("keys/{name}"))?.contents().to_vec())
+}
+
+/// Names of the shipped archive keys, sorted.
+pub fn key_names() -> Vec<String> {
+    let files = RECIPES.get_dir("keys").into_iter().flat_map(Dir::files);
+    let mut names: Vec<String> = files.filter_map(|file| Some(file.path().file_name()?.to_str()?.to_owned())).collect();
+    names.sort();
+    names
+}
+
+/// Every file of the service catalogue: path below `services/`, content.
+pub fn catalogue() -> Vec<(String, &'static [u8])> {
+    let mut found = Vec::new();
+    if let Some(services) = RECIPES.get_dir("services") {
+        collect_below(services, "services/", &mut found);
+    }
+    found.sort();
+    found
+}
+
+fn collect_below(dir: &Dir<'static>, prefix: &str, found: &mut Vec<(String, &'static [u8])>) {
+    for file in dir.files() {
+        let path = file.path().display().to_string();
+        let path = path.strip_prefix(prefix).unwrap_or(&path).to_owned();
+        found.push((path, file.contents()));
+    }
+    for inner in dir.dirs() {
+        collect_below(inner, prefix, found);
+    }
+}
+
+fn names_of(dir: &Dir<'_>) -> Vec<String> {
+    let mut names: Vec<String> = dir
+        .files()
+        .filter_map(|file| {
+            let name = file.path().file_name()?.to_str()?;
+            Some(name.strip_suffix(".toml")?.to_owned())
+        })
+        .collect();
+    names.sort();
+    names
+}

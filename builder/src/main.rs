@@ -1,0 +1,53 @@
+//! `farrow`: recipes to offline repositories, repositories to machine images, images to machines that run.
+
+mod bake;
+mod cli;
+mod commands;
+mod deployment;
+mod diagnostic;
+mod embedded;
+mod interrupt;
+mod machines;
+mod paths;
+mod recipe;
+mod session;
+mod stages;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Color, GlobalOptions};
+use crate::diagnostic::Diagnostic;
+use crate::session::Session;
+
+fn main() -> ExitCode {
+    // Bakes and machines run in namespaces that this same program sets up when it is executed again.
+    images::sandbox::run_if_requested();
+    let cli = Cli::parse();
+    if cli.command.is_supervised()
+        && let Some(code) = interrupt::supervise()
+    {
+        return code;
+    }
+    let options = cli.global.clone();
+    let outcome = Session::new(cli.global).and_then(|session| commands::run(&session, cli.command));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&options, &error),
+    }
+}
+
+fn fail(options: &GlobalOptions, error: &Diagnostic) -> ExitCode {
+    if options.json {
+        println!("{:#}", serde_json::json!({"schema": 1, "error": error.to_json()}));
+    }
+    let color = match options.color {
+        Color::Auto => std::io::stderr().is_terminal(),
+        Color::Always => true,
+        Color::Never => false,
+    };
+    eprintln!("{}", error.render(color));
+    ExitCode::from(error.exit)
+}

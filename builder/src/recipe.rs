@@ -1,0 +1,452 @@
+//! Recipes in three stages: [`RecipeFile`] as written, merged along `extends`, and [`Recipe`], which is valid.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::diagnostic::{self, Diagnostic, Result};
+use crate::embedded;
+
+/// The recipe schema that this version reads.
+const SCHEMA: u32 = 1;
+/// How deep `extends` may go; a longer chain is taken for a loop.
+const MAX_EXTENDS: usize = 8;
+
+/// A recipe as a person wrote it; every key is optional until the chain is merged.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecipeFile {
+    /// Version of this format; 1.
+    pub schema: u32,
+    /// The recipe's name, which its artefacts carry.
+    pub name: String,
+    /// One sentence for people.
+    #[serde(default)]
+    pub description: String,
+    /// Name or path of the recipe that this one adds to.
+    pub extends: Option<String>,
+    /// Debian architecture name (default: amd64).
+    pub architecture: Option<String>,
+    /// Which distribution the packages come from.
+    pub distribution: Option<Distribution>,
+    /// Where packages come from.
+    #[serde(default, rename = "upstream")]
+    pub upstreams: Vec<Upstream>,
+    /// Packages by group.
+    #[serde(default)]
+    pub packages: BTreeMap<String, Vec<String>>,
+    /// The offline repository.
+    pub repository: Option<RepositorySection>,
+    /// System users with fixed ids.
+    #[serde(default, rename = "user")]
+    pub users: Vec<User>,
+    /// Files put into the root.
+    #[serde(default, rename = "file")]
+    pub files: Vec<File>,
+    /// Services from the catalogue.
+    pub services: Option<Services>,
+    /// The image's layout and formats.
+    pub image: Option<ImageSection>,
+}
+
+/// A distribution and its release.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distribution {
+    /// `ID` of os-release(5).
+    pub id: String,
+    /// The release's code name.
+    pub suite: String,
+    /// The short code in bundle names, such as `d13`.
+    pub code: String,
+}
+
+/// An archive that packages come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Name inside the recipe.
+    pub name: String,
+    /// Kind of archive.
+    pub kind: UpstreamKind,
+    /// The archive's name, from which the mirror is found when the build runs.
+    pub archive: String,
+    /// A vendor's own URL; a distribution's archive has none.
+    pub url: Option<String>,
+    /// Suites, the base suite first.
+    pub suites: Vec<String>,
+    /// Components of each suite.
+    pub components: Vec<String>,
+    /// Key files below `keys/` beside the recipe, or shipped with farrow.
+    pub keys: Vec<String>,
+    /// Which archive wins for the same version; higher first (default: 500).
+    #[serde(default = "default_priority")]
+    pub priority: i32,
+}
+
+fn default_priority() -> i32 {
+    500
+}
+
+/// Kinds of archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamKind {
+    /// Debian packages.
+    Deb,
+}
+
+/// What becomes of the offline repository.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RepositorySection {
+    /// The folder's name below `/www` (default: the recipe's name).
+    pub name: Option<String>,
+    /// Whether the image carries it as a partition (default: false).
+    #[serde(default)]
+    pub embed: bool,
+}
+
+/// A system user with fixed ids.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct User {
+    /// Login name; the group has the same.
+    pub name: String,
+    /// User id, and the group's id.
+    pub uid: u32,
+    /// Home directory.
+    pub home: String,
+    /// Login shell (default: /usr/sbin/nologin).
+    #[serde(default = "default_shell")]
+    pub shell: String,
+}
+
+fn default_shell() -> String {
+    "/usr/sbin/nologin".into()
+}
+
+/// A file put into the root.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Absolute path in the image.
+    pub path: String,
+    /// The text; a leading newline is dropped.
+    pub content: String,
+    /// Permissions in octal (default: 0644).
+    #[serde(default = "default_mode")]
+    pub mode: String,
+    /// When it is written (default: after the packages are configured).
+    #[serde(default)]
+    pub phase: Phase,
+}
+
+fn default_mode() -> String {
+    "0644".into()
+}
+
+/// When a file is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Before any package is unpacked.
+    BeforePackages,
+    /// After every package is configured.
+    #[default]
+    AfterPackages,
+}
+
+/// Which services of the catalogue the image carries.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Services {
+    /// `"all"` or a list of names.
+    pub catalogue: Catalogue,
+}
+
+/// A choice from the service catalogue.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Catalogue {
+    /// The word `all`.
+    All(AllWord),
+    /// Names of services.
+    Some(Vec<String>),
+}
+
+/// The word `all`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllWord {
+    /// Every service.
+    All,
+}
+
+/// The image's layout and formats.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSection {
+    /// Formats to write (default: raw).
+    #[serde(default)]
+    pub formats: Vec<ImageFormat>,
+    /// Further kernel arguments.
+    #[serde(default)]
+    pub kernel_arguments: Vec<String>,
+    /// Size of each root slot in MiB (default: from the content, with room for upgrades).
+    pub root_slot_mib: Option<u64>,
+    /// Size of `/var` in the image in MiB; it grows at first boot (default: from the content).
+    pub var_mib: Option<u64>,
+}
+
+/// Formats that an image can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ImageFormat {
+    /// The disk, byte for byte, sparse.
+    Raw,
+    /// QEMU's qcow2.
+    Qcow2,
+    /// The root tree as a tar archive.
+    Tar,
+}
+
+/// A valid recipe: everything that later stages use.
+#[derive(Debug, Clone, Serialize)]
+pub struct Recipe {
+    /// Name, which artefacts carry.
+    pub name: String,
+    /// Debian architecture name.
+    pub architecture: String,
+    /// Distribution and release.
+    pub distribution: Distribution,
+    /// Archives, never empty.
+    pub upstreams: Vec<Upstream>,
+    /// Packages by group, never empty.
+    pub packages: BTreeMap<String, Vec<String>>,
+    /// Repository folder name.
+    pub repository: String,
+    /// Whether the image carries the repository.
+    pub embed: bool,
+    /// Users with fixed ids.
+    pub users: Vec<User>,
+    /// Files of both phases.
+    pub files: Vec<File>,
+    /// The services' names; `None` for all of the catalogue, empty for none.
+    pub services: Option<Vec<String>>,
+    /// Layout and formats.
+    pub image: ImageSection,
+    /// Where the recipe was read from; `None` for one shipped inside farrow.
+    #[serde(skip)]
+    pub path: Option<PathBuf>,
+}
+
+impl Recipe {
+    /// Reads `argument`: the path of a recipe, or the name of one that farrow ships.
+    pub fn load(argument: &str) -> Result<Self> {
+        let source = Source::find(argument, None)?;
+        let mut merged = source.parse()?;
+        let mut at = source.clone();
+        for _ in 0..MAX_EXTENDS {
+            let Some(parent) = merged.extends.take() else {
+                return merged.validate(source);
+            };
+            at = Source::find(&parent, at.path.as_deref())?;
+            merged = merge(at.parse()?, merged);
+        }
+        Err(Diagnostic::invalid(
+            "FR-RECIPE-EXTENDS",
+            format!("{}: `extends` leads through more than {MAX_EXTENDS} recipes", source.shown),
+        ))
+    }
+
+    /// SHA-256 of the merged recipe, in hexadecimal: equal recipes have equal digests wherever they lie.
+    pub fn digest(&self) -> String {
+        let text = serde_json::to_vec(self).expect("a recipe has only string keys");
+        hex::encode(Sha256::digest(&text))
+    }
+
+    /// Digest of what a lock depends on: archives, architecture and package groups.
+    pub fn lock_digest(&self) -> String {
+        let part = serde_json::json!({
+            "architecture": self.architecture,
+            "distribution": self.distribution,
+            "upstreams": self.upstreams,
+            "packages": self.packages,
+        });
+        hex::encode(Sha256::digest(part.to_string()))
+    }
+
+    /// The contents of an upstream's key files.
+    pub fn keys(&self, upstream: &Upstream) -> Result<Vec<Vec<u8>>> {
+        upstream
+            .keys
+            .iter()
+            .map(|name| {
+                let beside = self
+                    .path
+                    .as_ref()
+                    .and_then(|path| path.parent())
+                    .map(|dir| dir.join("keys").join(name));
+                match beside.filter(|path| path.exists()) {
+                    Some(path) => std::fs::read(&path).map_err(|e| Diagnostic::io("read", &path, e)),
+                    None => embedded::key(name).ok_or_else(|| {
+                        Diagnostic::invalid("FR-RECIPE-KEYFILE", format!("upstream {}: no key file {name}", upstream.name))
+                            .with_hint("put it into the folder keys/ beside the recipe")
+                    }),
+                }
+            })
+            .collect()
+    }
+
+    /// All package names, sorted and without repetition.
+    pub fn roots(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.packages.values().flatten().cloned().collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+}
+
+/// Where a recipe's text comes from.
+#[derive(Debug, Clone)]
+struct Source {
+    shown: String,
+    path: Option<PathBuf>,
+    text: String,
+}
+
+impl Source {
+    /// A file of that path, else a file beside `from`, else a recipe that farrow ships.
+    fn find(argument: &str, from: Option<&Path>) -> Result<Self> {
+        let beside = from
+            .and_then(Path::parent)
+            .map(|dir| dir.join(format!("{argument}.toml")));
+        let candidates = [Some(PathBuf::from(argument)), beside];
+        for path in candidates.into_iter().flatten().filter(|path| path.is_file()) {
+            let text = std::fs::read_to_string(&path).map_err(|e| Diagnostic::io("read", &path, e))?;
+            return Ok(Self { shown: path.display().to_string(), path: Some(path), text });
+        }
+        let name = argument.strip_prefix("recipes/").unwrap_or(argument);
+        let name = name.strip_suffix(".toml").unwrap_or(name);
+        match embedded::recipe(name) {
+            Some(text) => Ok(Self { shown: format!("recipes/{name}.toml"), path: None, text: text.into() }),
+            None => {
+                let found = Diagnostic::invalid("FR-RECIPE-NOTFOUND", format!("no recipe `{argument}`: neither a file nor one that farrow ships"));
+                Err(found.with_hint(format!("farrow ships: {}", embedded::recipe_names().join(", "))))
+            }
+        }
+    }
+
+    fn parse(&self) -> Result<RecipeFile> {
+        let file: RecipeFile = toml::from_str(&self.text)
+            .map_err(|error| diagnostic::from_toml("RECIPE", &self.shown, &self.text, &error))?;
+        match file.schema {
+            SCHEMA => Ok(file),
+            other => Err(Diagnostic::invalid("FR-RECIPE-SCHEMA", format!("{}: schema {other} is not one that this farrow reads", self.shown))
+                .with_hint(format!("this version reads schema {SCHEMA}"))),
+        }
+    }
+}
+
+/// `child` wins over `parent`; lists and groups are joined, the parent's first.
+fn merge(parent: RecipeFile, child: RecipeFile) -> RecipeFile {
+    let mut packages = parent.packages;
+    for (group, names) in child.packages {
+        packages.entry(group).or_default().extend(names);
+    }
+    RecipeFile {
+        schema: child.schema,
+        name: child.name,
+        description: child.description,
+        extends: parent.extends,
+        architecture: child.architecture.or(parent.architecture),
+        distribution: child.distribution.or(parent.distribution),
+        upstreams: [parent.upstreams, child.upstreams].concat(),
+        packages,
+        repository: child.repository.or(parent.repository),
+        users: [parent.users, child.users].concat(),
+        files: [parent.files, child.files].concat(),
+        services: child.services.or(parent.services),
+        image: child.image.or(parent.image),
+    }
+}
+
+impl RecipeFile {
+    fn validate(self, source: Source) -> Result<Recipe> {
+        let missing = |key: &str| {
+            Diagnostic::invalid("FR-RECIPE-MISSING", format!("{}: `{key}` is missing", source.shown))
+                .with_hint("give it here or in a recipe that this one extends")
+        };
+        check_name("recipe name", &self.name, &source.shown)?;
+        let distribution = self.distribution.ok_or_else(|| missing("distribution"))?;
+        if self.upstreams.is_empty() {
+            return Err(missing("upstream"));
+        }
+        if self.packages.values().all(Vec::is_empty) {
+            return Err(missing("packages"));
+        }
+        for name in self.packages.values().flatten() {
+            check_package_name(name, &source)?;
+        }
+        for file in &self.files {
+            check_file(file, &source)?;
+        }
+        let repository = self.repository.unwrap_or_default();
+        let folder = repository.name.unwrap_or_else(|| self.name.clone());
+        check_name("repository name", &folder, &source.shown)?;
+        Ok(Recipe {
+            repository: folder,
+            embed: repository.embed,
+            architecture: self.architecture.unwrap_or_else(|| "amd64".into()),
+            distribution,
+            upstreams: self.upstreams,
+            packages: self.packages,
+            users: self.users,
+            files: self.files,
+            services: match self.services.map(|services| services.catalogue) {
+                None => Some(Vec::new()),
+                Some(Catalogue::All(_)) => None,
+                Some(Catalogue::Some(names)) => Some(names),
+            },
+            image: self.image.unwrap_or_default(),
+            name: self.name,
+            path: source.path,
+        })
+    }
+}
+
+/// A name that can be a file's name, a label and part of a URL.
+fn check_name(what: &str, name: &str, shown: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.is_empty() && name.len() <= 32 && name.chars().all(good) && !name.starts_with('-') {
+        return Ok(());
+    }
+    Err(Diagnostic::invalid("FR-RECIPE-NAME", format!("{shown}: {what} `{name}` is not valid"))
+        .with_hint("use 1 to 32 lower-case letters, digits and hyphens"))
+}
+
+/// Debian Policy 5.6.1: lower-case letters, digits, `+`, `-`, `.`, at least two characters.
+fn check_package_name(name: &str, source: &Source) -> Result<()> {
+    let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
+    if name.len() >= 2 && name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return Ok(());
+    }
+    let span = source.text.find(&format!("\"{name}\"")).map(|at| at..at + name.len() + 2);
+    Err(Diagnostic::invalid("FR-RECIPE-PACKAGE", format!("`{name}` is not a package name"))
+        .at(&source.shown, &source.text, span)
+        .with_hint("package names have lower-case letters, digits, and + - ."))
+}
+
+fn check_file(file: &File, source: &Source) -> Result<()> {
+    let confined = file.path.starts_with('/') && !file.path.split('/').any(|part| part == "..");
+    if confined && u32::from_str_radix(&file.mode, 8).is_ok_and(|mode| mode <= 0o7777) {
+        return Ok(());
+    }
+    let span = source.text.find(&format!("\"{}\"", file.path)).map(|at| at..at + file.path.len() + 2);
+    Err(Diagnostic::invalid("FR-RECIPE-FILE", format!("file `{}` with mode `{}` is not valid", file.path, file.mode))
+        .at(&source.shown, &source.text, span)
+        .with_hint("a path is absolute and has no `..`, a mode is octal such as 0644"))
+}

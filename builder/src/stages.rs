@@ -1,0 +1,322 @@
+//! The stages of a build, each reused when nothing that it depends on has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use bootstrap::Catalogue;
+use images::tools::ToolsTree;
+use offline_repo::archive::Upstream;
+use offline_repo::bundle::{self, BundleOptions};
+use offline_repo::cache::Cache;
+use offline_repo::http::Client;
+use offline_repo::lock::Lock;
+use offline_repo::locking::{self, LockRequest};
+use offline_repo::marker;
+use offline_repo::mirror::Mirrors;
+use offline_repo::progress::Progress;
+use offline_repo::publish::{self, PublishOptions};
+use offline_repo::repository::Repository;
+use offline_repo::signer::Signer;
+
+use crate::commands::write_file;
+use crate::diagnostic::{Diagnostic, Result};
+use crate::embedded;
+use crate::interrupt;
+use crate::recipe::{self, Recipe};
+use crate::session::{Done, Session, Stage, digest_file};
+
+/// User id of the signing key that farrow makes when there is none.
+const KEY_USER: &str = "Farrow repository signing key";
+
+/// A repository with its tarball.
+pub struct BuiltRepository {
+    /// The folder.
+    pub path: PathBuf,
+    /// The tarball.
+    pub bundle: PathBuf,
+    /// SHA-256 of the manifest: the repository's identity.
+    pub manifest_sha256: String,
+}
+
+/// What `repo verify` found.
+pub struct Verified {
+    /// Number of files listed in the marker.
+    pub files: usize,
+    /// SHA-256 of the manifest.
+    pub manifest_sha256: String,
+    /// One line for each missing, extra or wrong file.
+    pub problems: Vec<String>,
+}
+
+/// Where the tools tree's packages may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolsSource {
+    /// The archives, when the tree is not there yet.
+    Archive,
+    /// Only what is on this host already.
+    Present,
+}
+
+/// Connects to the archives with the mirrors that the command line, the environment or the host names.
+pub fn client(session: &Session) -> Result<Client> {
+    let mut overrides: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (archive, url) in &session.options.mirror {
+        overrides.entry(archive.clone()).or_default().push(url.clone());
+    }
+    Ok(Client::new(Mirrors::from_host(overrides), session.options.offline)?)
+}
+
+/// An archive with the contents of its keys.
+pub fn upstream(recipe: &Recipe, upstream: &recipe::Upstream) -> Result<Upstream> {
+    Ok(Upstream {
+        name: upstream.name.clone(),
+        archive: upstream.archive.clone(),
+        url: upstream.url.clone(),
+        suites: upstream.suites.clone(),
+        components: upstream.components.clone(),
+        keys: recipe.keys(upstream)?,
+        priority: upstream.priority,
+    })
+}
+
+/// Shows a library's reports as progress of a stage.
+pub fn archive_progress<'a>(stage: &'a Stage<'_>) -> impl Fn(Progress<'_>) + Sync + 'a {
+    move |report| match report {
+        Progress::Stage { name, .. } => stage.step(name),
+        Progress::Bytes { done, total } => stage.bytes(done, total),
+        Progress::Item { name, done, total } => stage.items(done, total, name),
+    }
+}
+
+/// The catalogue that farrow carries.
+pub fn catalogue() -> Result<Catalogue> {
+    let files = embedded::catalogue().into_iter().filter_map(|(path, content)| Some((path, String::from_utf8(content.to_vec()).ok()?)));
+    Catalogue::from_files(files).map_err(|error| Diagnostic::failed(error.code(), error.to_string()))
+}
+
+/// The lock of a recipe: the one in `path` if it fits, else a new one from the signed indexes.
+pub fn lock(session: &Session, recipe: &Recipe, path: &Path, upgrade: bool) -> Result<Lock> {
+    let lock = session.stage("lock", |stage| {
+        if !upgrade && path.exists() {
+            let lock = Lock::load(path)?;
+            if fits(&lock, recipe) {
+                return Ok(Done::reused(lock));
+            }
+        }
+        let request = LockRequest {
+            name: recipe.name.clone(),
+            architecture: recipe.architecture.clone(),
+            upstreams: recipe.upstreams.iter().map(|known| upstream(recipe, known)).collect::<Result<_>>()?,
+            groups: recipe.packages.clone(),
+            include_essential: true,
+            recommends: false,
+            now: None,
+        };
+        let cache = Cache::new(&session.paths.cache);
+        let lock = locking::lock(&request, &client(session)?, &cache, &archive_progress(stage))?;
+        interrupt::clean_on_interrupt(path.parent().unwrap_or(Path::new(".")));
+        write_file(path, lock.to_text().as_bytes(), 0o644)?;
+        Ok(Done::made(lock))
+    })?;
+    session.add_file("lock", path)?;
+    Ok(lock)
+}
+
+/// Whether a lock is one of this recipe: same architecture and indexes, and the same packages asked for.
+fn fits(lock: &Lock, recipe: &Recipe) -> bool {
+    let locked: BTreeSet<(&str, &str, &str)> = lock.indexes.iter().map(|index| (index.archive.as_str(), index.suite.as_str(), index.component.as_str())).collect();
+    let wanted = recipe.upstreams.iter().flat_map(|upstream| {
+        let pairs = upstream.suites.iter().flat_map(|suite| upstream.components.iter().map(move |component| (suite, component)));
+        pairs.map(|(suite, component)| (upstream.archive.as_str(), suite.as_str(), component.as_str()))
+    });
+    let groups_fit = recipe.packages.iter().all(|(group, names)| {
+        names.iter().all(|name| lock.package(name).is_some_and(|package| package.groups.contains(group)))
+    });
+    let nothing_else = lock.packages.iter().all(|package| match package.why.strip_prefix("group ") {
+        Some(group) => recipe.packages.get(group).is_some_and(|names| names.contains(&package.name)),
+        None => true,
+    });
+    lock.architecture == recipe.architecture && locked == wanted.collect() && groups_fit && nothing_else
+}
+
+/// The repository's signing key, made at the first use; it never lies in a cache or in what is made.
+fn signer(session: &Session) -> Result<Signer> {
+    let path = session.paths.signing_key();
+    if !path.exists() {
+        Signer::generate(KEY_USER)?.save(&path)?;
+    }
+    Ok(Signer::load(&path)?)
+}
+
+/// The time in everything that is made: `SOURCE_DATE_EPOCH`, else the newest index date of the lock.
+pub fn epoch(lock: &Lock) -> u64 {
+    let given = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    given.unwrap_or_else(|| lock.epoch())
+}
+
+/// Fetches what is missing, publishes the repository and packs the tarball below `out`.
+pub fn repository(session: &Session, recipe: &Recipe, lock: &Lock, out: &Path) -> Result<BuiltRepository> {
+    let signer = signer(session)?;
+    let repo_dir = out.join("repo");
+    interrupt::clean_on_interrupt(&repo_dir);
+    interrupt::clean_on_interrupt(out);
+    let path = repo_dir.join(&recipe.repository);
+    let found = session.stage("repository-check", |_| Ok(Done::reused(reusable(&path, lock, &signer))))?;
+    let manifest = match found {
+        Some(manifest) => manifest,
+        None => publish(session, recipe, lock, &signer, &repo_dir)?,
+    };
+    let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
+    session.add_artifact("repository", &path, &manifest, bytes);
+    let bundle = pack(session, recipe, lock, &path, &manifest, out)?;
+    Ok(BuiltRepository { path, bundle, manifest_sha256: manifest })
+}
+
+/// The manifest's digest of a repository that is complete, signed by this key, and holds what the lock says.
+fn reusable(path: &Path, lock: &Lock, signer: &Signer) -> Option<String> {
+    let keyring = signer.public_key().and_then(|key| key.keyring()).ok()?;
+    let repository = Repository::open(path, Some(&keyring)).ok()?;
+    let here: BTreeSet<(&str, &str, String)> = repository.packages().iter().map(|package| (package.name.as_str(), package.version.as_str(), package.sha256.to_string())).collect();
+    let wanted = lock.packages.iter().map(|package| (package.name.as_str(), package.version.as_str(), package.sha256.to_string())).collect();
+    let complete = here == wanted && repository.verify().ok()?.is_complete();
+    complete.then(|| repository.manifest().to_string())
+}
+
+fn publish(session: &Session, recipe: &Recipe, lock: &Lock, signer: &Signer, repo_dir: &Path) -> Result<String> {
+    let cache = Cache::new(&session.paths.cache);
+    interrupt::clean_on_interrupt(&session.paths.cache);
+    let fetched = session.stage("fetch", |stage| {
+        let missing = offline_repo::fetch::FetchPlan::new(lock, &cache);
+        let reused = missing.is_empty();
+        let fetched = offline_repo::fetch::fetch(lock, &client(session)?, &cache, &archive_progress(stage))?;
+        Ok(Done { value: fetched, reused })
+    })?;
+    session.stage("repository", |stage| {
+        let options = PublishOptions {
+            name: recipe.repository.clone(),
+            codename: recipe.distribution.suite.clone(),
+            epoch: epoch(lock),
+            url: None,
+        };
+        let published = publish::publish(&fetched, &options, signer, repo_dir, &archive_progress(stage))?;
+        Ok(Done::made(published.manifest.to_string()))
+    })
+}
+
+/// The tarball, with a `.sha256` file beside it that also names the manifest it was packed from.
+fn pack(session: &Session, recipe: &Recipe, lock: &Lock, repository: &Path, manifest: &str, out: &Path) -> Result<PathBuf> {
+    let options = BundleOptions {
+        version: env!("CARGO_PKG_VERSION").into(),
+        codename: recipe.distribution.suite.clone(),
+        architecture: recipe.architecture.clone(),
+        epoch: epoch(lock),
+    };
+    let name = bundle::file_name(&recipe.repository, &options);
+    let path = out.join(&name);
+    let sums = out.join(format!("{name}.sha256"));
+    let (sha256, size) = session.stage("bundle", |stage| {
+        if path.exists() {
+            let (sha256, size) = digest_file(&path)?;
+            if std::fs::read_to_string(&sums).is_ok_and(|text| text == sums_text(manifest, &sha256, &name)) {
+                return Ok(Done::reused((sha256, size)));
+            }
+        }
+        let made = bundle::bundle(repository, &options, out, &archive_progress(stage))?;
+        let sha256 = made.sha256.to_string();
+        write_file(&sums, sums_text(manifest, &sha256, &name).as_bytes(), 0o644)?;
+        Ok(Done::made((sha256, made.size)))
+    })?;
+    session.add_artifact("bundle", &path, &sha256, size);
+    Ok(path)
+}
+
+fn sums_text(manifest: &str, sha256: &str, name: &str) -> String {
+    format!("# manifest-sha256: {manifest}\n{sha256}  {name}\n")
+}
+
+/// Checks a repository folder, or a tarball, against its marker.
+pub fn verify(path: &Path, stage: &Stage<'_>) -> Result<Verified> {
+    if path.is_dir() {
+        return verify_folder(path);
+    }
+    // A tarball is proved by what an installation of it would do.
+    let work = tempfile::Builder::new().prefix(".farrow-verify-").tempdir_in(parent(path)).map_err(|e| Diagnostic::io("create a folder beside", path, e))?;
+    interrupt::clean_on_interrupt(parent(path));
+    let installed = offline_repo::install::install(path, work.path(), None, &archive_progress(stage))?;
+    verify_folder(&installed)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn verify_folder(path: &Path) -> Result<Verified> {
+    let found = marker::Marker::load(path)?;
+    let report = found.compare(path)?;
+    let named = |what: &str, paths: &[String]| paths.iter().map(|path| format!("{what}: {path}")).collect::<Vec<_>>();
+    let problems = [named("missing", &report.missing), named("extra", &report.extra), named("wrong", &report.wrong)].concat();
+    Ok(Verified { files: found.files.len(), manifest_sha256: found.manifest.to_string(), problems })
+}
+
+/// The tools tree: the one of its lock, unpacked when it is not there yet.
+pub fn tools(session: &Session, source: ToolsSource) -> Result<ToolsTree> {
+    let recipe = Recipe::load("tools")?;
+    let path = session.paths.tools.join("tools.lock");
+    let lock = match source {
+        ToolsSource::Present => present_lock(&path, &recipe)?,
+        ToolsSource::Archive => tools_lock(session, &recipe, &path)?,
+    };
+    let cache = Cache::new(&session.paths.cache);
+    let packages: Vec<(PathBuf, String)> = lock.packages.iter().map(|package| (cache.path(&package.sha256), package.sha256.to_string())).collect();
+    if let Some(tree) = images::tools::find(&session.paths.tools, &packages) {
+        return Ok(tree);
+    }
+    session.stage("tools", |stage| {
+        if source == ToolsSource::Present && !offline_repo::fetch::FetchPlan::new(&lock, &cache).is_empty() {
+            return Err(no_tools(&session.paths.tools));
+        }
+        interrupt::clean_on_interrupt(&session.paths.tools);
+        let fetched = offline_repo::fetch::fetch(&lock, &client(session)?, &cache, &archive_progress(stage))?;
+        let packages: Vec<(PathBuf, String)> = fetched.packages().map(|(package, path)| (path.to_owned(), package.sha256.to_string())).collect();
+        let report = crate::bake::image_progress(stage);
+        Ok(Done::made(images::tools::ensure(&session.paths.tools, &packages, &report)?))
+    })
+}
+
+fn tools_lock(session: &Session, recipe: &Recipe, path: &Path) -> Result<Lock> {
+    if let Ok(lock) = present_lock(path, recipe) {
+        return Ok(lock);
+    }
+    session.stage("tools-lock", |stage| {
+        let request = LockRequest {
+            name: recipe.name.clone(),
+            architecture: recipe.architecture.clone(),
+            upstreams: recipe.upstreams.iter().map(|known| upstream(recipe, known)).collect::<Result<_>>()?,
+            groups: recipe.packages.clone(),
+            include_essential: true,
+            recommends: false,
+            now: None,
+        };
+        let cache = Cache::new(&session.paths.cache);
+        let lock = locking::lock(&request, &client(session)?, &cache, &archive_progress(stage))?;
+        write_file(path, lock.to_text().as_bytes(), 0o644)?;
+        Ok(Done::made(lock))
+    })
+}
+
+fn present_lock(path: &Path, recipe: &Recipe) -> Result<Lock> {
+    let missing = || no_tools(path.parent().unwrap_or(path));
+    if !path.exists() {
+        return Err(missing());
+    }
+    let lock = Lock::load(path)?;
+    match fits(&lock, recipe) {
+        true => Ok(lock),
+        false => Err(missing()),
+    }
+}
+
+fn no_tools(folder: &Path) -> Diagnostic {
+    Diagnostic::failed("FR-TOOLS-MISSING", format!("no tools tree in {}", folder.display()))
+        .with_hint("run `farrow tools -- true` once where the archives can be reached; a bake itself opens no connection")
+}

@@ -1,0 +1,95 @@
+//! The unified kernel image of a disk: which kernel, what command line, what name in the boot menu.
+
+use std::fs;
+use std::path::Path;
+
+use crate::disk::{DiskInput, Parts};
+use crate::error::{Error, Result};
+use crate::initrd;
+use crate::root::{Kernel, RootTree};
+use crate::tools::ToolsTree;
+use crate::uki;
+
+/// systemd's EFI stub in the tools tree.
+const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+/// A panic restarts the machine after ten seconds, so that the boot loader may try another version.
+const PANIC: &str = "panic=10";
+
+/// The tree's kernel with absolute paths.
+pub(crate) fn find_kernel(root: &RootTree) -> Result<Kernel> {
+    let none = || Error::Tree {
+        reason: "no package brought a kernel".to_owned(),
+    };
+    let kernel = root.kernel.clone().ok_or_else(none)?;
+    Ok(Kernel {
+        image: root.path.join(kernel.image),
+        modules: root.path.join(kernel.modules),
+        version: kernel.version,
+    })
+}
+
+/// Makes the image that boots the parts of a disk.
+pub(crate) fn build(
+    input: &DiskInput,
+    kernel: &Kernel,
+    parts: &Parts,
+    tools: &ToolsTree,
+) -> Result<Vec<u8>> {
+    let read = |path: &Path| fs::read(path).map_err(Error::io("read", path));
+    let release = input.root.path.join("usr/lib/os-release");
+    let os_release = os_release(&read(&release)?, input);
+    let command_line = command_line(input, parts);
+    let initrd = initrd::build(&kernel.modules, &input.init)?;
+    uki::build(
+        &read(&tools.root.join(STUB))?,
+        &uki::Parts {
+            os_release: os_release.as_bytes(),
+            command_line: &command_line,
+            release: &kernel.version,
+            initrd: &initrd,
+            kernel: &read(&kernel.image)?,
+        },
+    )
+}
+
+fn command_line(input: &DiskInput, parts: &Parts) -> String {
+    let mut words = vec![
+        format!("farrow.root={}", parts.root_id.text()),
+        format!("farrow.verity={}", parts.verity_id.text()),
+        format!("farrow.var={}", parts.var_id.text()),
+        format!("farrow.roothash={}", hex::encode(parts.tree.root_hash)),
+        PANIC.to_owned(),
+    ];
+    words.extend(input.kernel_arguments.iter().cloned());
+    words.join(" ")
+}
+
+/// The tree's os-release(5) with the image's name and version, by which the boot loader titles and sorts.
+fn os_release(text: &[u8], input: &DiskInput) -> String {
+    let (name, version) = (&input.name, &input.version);
+    let ours = ["PRETTY_NAME=", "IMAGE_ID=", "IMAGE_VERSION="];
+    let mut lines: Vec<String> = String::from_utf8_lossy(text)
+        .lines()
+        .filter(|line| !ours.iter().any(|key| line.starts_with(key)))
+        .map(str::to_owned)
+        .collect();
+    lines.push(format!("PRETTY_NAME=\"{name} {version}\""));
+    lines.push(format!("IMAGE_ID={name}"));
+    lines.push(format!("IMAGE_VERSION={version}\n"));
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::tests::input;
+
+    #[test]
+    fn the_boot_loader_sees_name_and_version() {
+        let text = os_release(b"PRETTY_NAME=\"Debian\"\nID=debian\n", &input());
+        assert_eq!(
+            text,
+            "ID=debian\nPRETTY_NAME=\"pigsty 1.0\"\nIMAGE_ID=pigsty\nIMAGE_VERSION=1.0\n"
+        );
+    }
+}

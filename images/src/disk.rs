@@ -1,0 +1,308 @@
+//! From a root tree to disk images and their manifest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::assemble;
+use crate::boot_image;
+use crate::error::{Error, Result};
+use crate::esp;
+use crate::formats::{self, Format};
+use crate::manifest::{Artifact, Manifest, Provenance};
+use crate::pack::{self, Context};
+use crate::partitions::{self, Guid, Layout, Role, Wish};
+use crate::progress::{ProgressFn, stage};
+use crate::root::RootTree;
+use crate::tools::ToolsTree;
+use crate::verity::{self, HashTree};
+
+/// How the names of unfinished folders begin.
+const TEMPORARY: &str = ".unfinished-";
+/// Arguments that let an image talk to a screen and a serial line.
+pub const CONSOLES: [&str; 2] = ["console=tty0", "console=ttyS0,115200"];
+/// A root slot is a quarter larger than its first content, for later versions; whole multiples of this many bytes.
+const SLOT_STEP: u64 = 16 << 20;
+
+/// A folder to embed as a read-only partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// The folder.
+    pub path: PathBuf,
+    /// Digest of its manifest, hex.
+    pub digest: String,
+}
+
+/// What a disk is made of. Equal inputs (paths aside) give equal bytes.
+#[derive(Debug, Clone)]
+pub struct DiskInput {
+    /// Name of the image: lower-case letters, digits, dashes.
+    pub name: String,
+    /// Version: letters, digits, dots, dashes, plus.
+    pub version: String,
+    /// Root tree, with a kernel.
+    pub root: RootTree,
+    /// Repository to embed.
+    pub repository: Option<Repository>,
+    /// Further kernel arguments, for example [`CONSOLES`].
+    pub kernel_arguments: Vec<String>,
+    /// ELF image of the first process.
+    pub init: Vec<u8>,
+    /// Build time of the file systems, seconds since 1970.
+    pub epoch: u64,
+    /// Ids and salts derive from it.
+    pub seed: [u8; 32],
+    /// Size of each of the two root slots in MiB; none: a quarter more than the content.
+    pub root_slot_mib: Option<u64>,
+    /// Size of `/var` in the image, MiB; at least 64. It grows on the machine.
+    pub var_mib: u64,
+    /// Which files to make.
+    pub formats: Vec<Format>,
+    /// What the manifest says about the origin.
+    pub provenance: Provenance,
+}
+
+/// What was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSet {
+    /// Images, in the order of the wanted formats.
+    pub artifacts: Vec<Artifact>,
+    /// dm-verity root hash, hex.
+    pub root_hash: String,
+    /// Path of the manifest.
+    pub manifest: PathBuf,
+}
+
+/// Makes the images of `input` in `out`, with file systems cached in `cache`.
+///
+/// The old manifest is withdrawn first and the new one written last: a manifest never describes other images than those
+/// beside it.
+///
+/// # Errors
+/// When the input is refused, a tool fails, or a file cannot be written.
+pub fn build(
+    input: &DiskInput,
+    tools: &ToolsTree,
+    cache: &Path,
+    out: &Path,
+    progress: ProgressFn,
+) -> Result<ImageSet> {
+    check(input)?;
+    fs::create_dir_all(out).map_err(Error::io("create", out))?;
+    let work = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(out);
+    let work = work.map_err(Error::io("create in", out))?;
+    let context = Context {
+        tools,
+        cache,
+        epoch: input.epoch,
+        progress,
+    };
+    let kernel = boot_image::find_kernel(&input.root)?;
+    let parts = Parts::make(input, &context)?;
+    let root_hash = hex::encode(parts.tree.root_hash);
+    let image = boot_image::build(input, &kernel, &parts, tools)?;
+    stage(progress, "image/esp", || {
+        make_esp(input, &image, tools, work.path())
+    })?;
+    let layout = parts.layout(input, esp::size(image.len() as u64))?;
+    let raw = work.path().join("disk.raw");
+    let esp = work.path().join("esp.img");
+    stage(progress, "image/disk", || {
+        assemble::assemble(&raw, &layout, &parts, &esp)
+    })?;
+    let manifest = out.join(format!("{}.manifest.json", input.name));
+    withdraw(&manifest)?;
+    let artifacts = formats::make(input, &raw, tools, out, progress)?;
+    Manifest::new(input, &layout, &kernel.version, &root_hash, &artifacts).write(&manifest)?;
+    Ok(ImageSet {
+        artifacts,
+        root_hash,
+        manifest,
+    })
+}
+
+/// Refuses what would end up in file names or on the command line as something else.
+fn check(input: &DiskInput) -> Result<()> {
+    let refuse = |what: &str, value: &str| {
+        let reason = format!("{what} {value:?} has characters that are not allowed");
+        Err(Error::Image { reason })
+    };
+    let plain = |text: &str, more: &str| {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || more.contains(c);
+        !text.is_empty() && text.len() <= 64 && text.chars().all(allowed)
+    };
+    if !plain(&input.name, "-") {
+        return refuse("name", &input.name);
+    }
+    if !plain(&input.version, ".-+~") || input.version.starts_with('.') {
+        return refuse("version", &input.version);
+    }
+    for argument in &input.kernel_arguments {
+        let printable = argument.bytes().all(|b| b.is_ascii_graphic());
+        if argument.is_empty() || !printable || argument.starts_with("farrow.ro") {
+            return refuse("kernel argument", argument);
+        }
+    }
+    if input.var_mib < 64 {
+        return Err(Error::Image {
+            reason: "/var needs at least 64 MiB".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// The file systems, the hash tree, and the ids that tie them together.
+pub(crate) struct Parts {
+    pub(crate) root: PathBuf,
+    pub(crate) tree: HashTree,
+    pub(crate) var: PathBuf,
+    pub(crate) repository: Option<PathBuf>,
+    /// Partition ids of root and hash tree: the two halves of the root hash, as the Discoverable Partitions
+    /// specification has it. So a kernel image finds its root in whichever slot it was written to.
+    pub(crate) root_id: Guid,
+    pub(crate) verity_id: Guid,
+    /// Depends on the image's name alone: later versions must find the `/var` of earlier ones.
+    pub(crate) var_id: Guid,
+}
+
+impl Parts {
+    fn make(input: &DiskInput, context: &Context) -> Result<Self> {
+        let (path, digest) = (&input.root.path, &input.root.digest);
+        let content = |label: &str| Guid::from_digest(&Sha256::digest(format!("{label} {digest}")));
+        let root = pack::root(context, path, digest, content("root file system"))?;
+        let salt = Sha256::new()
+            .chain_update(input.seed)
+            .chain_update("verity salt")
+            .finalize();
+        let uuid = Guid::derived(&input.seed, "verity").0;
+        let tree = stage(context.progress, "image/verity", || {
+            verity::build(&root, &salt.into(), uuid)
+        })?;
+        let var_id = Guid::from_digest(&Sha256::digest(format!("farrow var {}", input.name)));
+        let var = pack::var(context, path, digest, var_id, input.var_mib)?;
+        let repository = input.repository.as_ref().map(|repository| {
+            let uuid = Guid::from_digest(&Sha256::digest(&repository.digest));
+            pack::repository(context, &repository.path, &repository.digest, uuid)
+        });
+        Ok(Self {
+            root_id: Guid::from_hash_half(&tree.root_hash[..16]),
+            verity_id: Guid::from_hash_half(&tree.root_hash[16..]),
+            root,
+            tree,
+            var,
+            repository: repository.transpose()?,
+            var_id,
+        })
+    }
+
+    fn layout(&self, input: &DiskInput, esp: u64) -> Result<Layout> {
+        let root = length(&self.root)?;
+        let slot = match input.root_slot_mib {
+            Some(mib) => mib << 20,
+            None => (root + root / 4).next_multiple_of(SLOT_STEP),
+        };
+        if slot < root {
+            let reason = format!(
+                "the root needs {} MiB, a slot has {}",
+                root.div_ceil(1 << 20),
+                slot >> 20
+            );
+            return Err(Error::Image { reason });
+        }
+        // The tree has a 128th of the data and a 128th of that, and so on; superblock and partial blocks.
+        let hashes = (slot / 127 + (64 << 10)).max(self.tree.bytes.len() as u64);
+        let id = |label: &str| Guid::derived(&input.seed, label);
+        let wish = |name, role, unique, bytes| Wish {
+            name,
+            role,
+            unique,
+            bytes,
+        };
+        let mut wishes = vec![
+            wish("esp", Role::Esp, id("esp"), esp),
+            wish("root-a", Role::Root, self.root_id, slot),
+            wish("verity-a", Role::Verity, self.verity_id, hashes),
+            wish("root-b", Role::Reserved, id("root-b"), slot),
+            wish("verity-b", Role::Reserved, id("verity-b"), hashes),
+        ];
+        if let Some(repository) = &self.repository {
+            wishes.push(wish(
+                "repo",
+                Role::Repository,
+                id("repo"),
+                length(repository)?,
+            ));
+        }
+        wishes.push(wish("var", Role::Var, self.var_id, length(&self.var)?));
+        Ok(partitions::lay_out(id("disk"), &wishes))
+    }
+}
+
+fn length(path: &Path) -> Result<u64> {
+    Ok(fs::metadata(path).map_err(Error::io("read", path))?.len())
+}
+
+fn make_esp(input: &DiskInput, image: &[u8], tools: &ToolsTree, work: &Path) -> Result<()> {
+    let volume = Guid::derived(&input.seed, "esp volume").0;
+    let content = esp::Content {
+        name: &format!("{}_{}.efi", input.name, input.version),
+        image,
+        volume: u32::from_be_bytes([volume[0], volume[1], volume[2], volume[3]]),
+        epoch: input.epoch,
+    };
+    esp::build(&content, tools, work)
+}
+
+fn withdraw(manifest: &Path) -> Result<()> {
+    match fs::remove_file(manifest) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", manifest)(e)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn input() -> DiskInput {
+        DiskInput {
+            name: "pigsty".to_owned(),
+            version: "1.0".to_owned(),
+            root: RootTree {
+                path: PathBuf::new(),
+                digest: String::new(),
+                kernel: None,
+            },
+            repository: None,
+            kernel_arguments: vec!["quiet".to_owned()],
+            init: Vec::new(),
+            epoch: 0,
+            seed: [0; 32],
+            root_slot_mib: None,
+            var_mib: 256,
+            formats: vec![Format::Raw],
+            provenance: Provenance::default(),
+        }
+    }
+
+    #[test]
+    fn inputs_that_would_mean_something_else_are_refused() {
+        assert!(check(&input()).is_ok());
+        let cases: [fn(&mut DiskInput); 8] = [
+            |i| i.name = "a/b".to_owned(),
+            |i| i.name = String::new(),
+            |i| i.version = "../1".to_owned(),
+            |i| i.version = "1_2".to_owned(),
+            |i| i.kernel_arguments = vec!["a b".to_owned()],
+            |i| i.kernel_arguments = vec!["farrow.roothash=0".to_owned()],
+            |i| i.kernel_arguments = vec![String::new()],
+            |i| i.var_mib = 1,
+        ];
+        for (index, change) in cases.into_iter().enumerate() {
+            let mut input = input();
+            change(&mut input);
+            assert!(check(&input).is_err(), "case {index}");
+        }
+    }
+}

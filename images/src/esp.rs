@@ -1,0 +1,132 @@
+//! The EFI system partition: boot loader, its configuration, and the unified kernel image.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::tools::ToolsTree;
+
+/// systemd-boot in the tools tree.
+const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+/// Where firmware looks without being told, and where updates by the boot loader's own tools go.
+const BOOT_LOADER_PLACES: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"];
+/// The newest version boots at once; holding a key while the firmware starts shows the menu.
+const LOADER_CONFIGURATION: &str = "timeout 0\neditor no\n";
+/// Room for three kernel images beside the boot loader: the running one, the next, and one being written.
+const IMAGES: u64 = 3;
+/// FAT32 needs at least 65525 clusters; of 512 bytes, this is well above. Bytes.
+const SMALLEST: u64 = 64 << 20;
+
+/// Size in bytes of a partition for kernel images of this size.
+pub fn size(image: u64) -> u64 {
+    (image * IMAGES + (4 << 20))
+        .next_multiple_of(8 << 20)
+        .max(SMALLEST)
+}
+
+/// What the partition gets.
+#[derive(Debug, Clone, Copy)]
+pub struct Content<'a> {
+    /// File name of the kernel image, `NAME_VERSION.efi`.
+    pub name: &'a str,
+    /// Kernel image.
+    pub image: &'a [u8],
+    /// Volume id.
+    pub volume: u32,
+    /// Time of all files, seconds since 1970.
+    pub epoch: u64,
+}
+
+/// Makes the FAT32 file system in `work/esp.img`.
+///
+/// # Errors
+/// When the boot loader is missing from the tools tree or a tool fails.
+pub fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
+    stage(content, tools, &work.join("esp"))?;
+    let epoch = content.epoch.to_string();
+    let sandbox = tools
+        .sandbox()
+        .map_ids(false)
+        .bind(work, "/work")
+        .workdir("/work")
+        .env("SOURCE_DATE_EPOCH", &epoch)
+        .env("MTOOLS_SKIP_CHECK", "1");
+    let sectors = (size(content.image.len() as u64) / 1024).to_string();
+    let volume = format!("{:08x}", content.volume);
+    sandbox.run(
+        &[
+            "mkfs.vfat",
+            "--invariant",
+            "-F",
+            "32",
+            "-s",
+            "1",
+            "-S",
+            "512",
+            "-n",
+            "ESP",
+            "-i",
+            &volume,
+            "-C",
+            "esp.img",
+            &sectors,
+        ],
+        None,
+    )?;
+    // -m keeps the files' times; directories get SOURCE_DATE_EPOCH.
+    sandbox.run(
+        &[
+            "mcopy",
+            "-m",
+            "-s",
+            "-i",
+            "esp.img",
+            "esp/EFI",
+            "esp/loader",
+            "::/",
+        ],
+        None,
+    )?;
+    Ok(())
+}
+
+/// Writes the files as they are to be in the file system, all of the same time.
+fn stage(content: &Content, tools: &ToolsTree, folder: &Path) -> Result<()> {
+    let path = tools.root.join(BOOT_LOADER);
+    let loader = fs::read(&path).map_err(Error::io("read", &path))?;
+    let image = format!("EFI/Linux/{}", content.name);
+    let mut files: Vec<(&str, &[u8])> = vec![
+        ("loader/loader.conf", LOADER_CONFIGURATION.as_bytes()),
+        // systemd's bootctl takes it as the sign of a partition with boot loader entries.
+        ("loader/entries.srel", b"type1\n"),
+        (&image, content.image),
+    ];
+    files.extend(BOOT_LOADER_PLACES.map(|place| (place, &loader[..])));
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(content.epoch);
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+        }
+        let write = || -> std::io::Result<()> {
+            fs::write(&path, bytes)?;
+            fs::File::options()
+                .write(true)
+                .open(&path)?
+                .set_modified(time)
+        };
+        write().map_err(Error::io("write", &path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size(1 << 20), SMALLEST);
+        assert_eq!(size(30 << 20), 96 << 20);
+    }
+}

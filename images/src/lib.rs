@@ -1,0 +1,37 @@
+//! Machine images: root trees, partitions, formats, manifests, and a QEMU runner.
+
+pub mod deb;
+pub mod error;
+pub mod process;
+pub mod progress;
+pub mod root;
+pub mod sandbox;
+pub mod tools;
+pub mod accel;
+pub mod qemu;
+pub mod qemu_command;
+pub mod qemu_error;
+pub mod qemu_machine;
+pub mod qemu_fleet;
+pub mod qemu_watch;
+pub mod qmp;
+pub mod seed;
+pub mod switch;
+pub mod switch_table;
+mod switch_worker;
+mod assemble;
+mod boot_image;
+mod cpio;
+pub mod disk;
+pub mod esp;
+pub mod formats;
+pub mod initrd;
+pub mod inspect;
+pub mod kernel;
+pub mod manifest;
+pub mod pack;
+pub mod partitions;
+pub mod uki;
+pub mod verity;
+pub mod tree_tar;
+mod qemu_disks;

@@ -1,0 +1,193 @@
+//! File systems of an image, made by the tools tree's programs and cached by content.
+//!
+//! A cached part is a folder named by the digest of all that goes into it. It appears under that name by one rename when
+//! it is whole.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+use crate::partitions::Guid;
+use crate::progress::{Progress, ProgressFn};
+use crate::sandbox::Sandbox;
+use crate::tools::ToolsTree;
+
+/// How the names of unfinished folders begin.
+const TEMPORARY: &str = ".unfinished-";
+/// The one file of a cached part.
+const FILE: &str = "part.img";
+
+/// The root's compression. Against level 9 and 4 KiB clusters on a 380 MB tree: 40 % less time, 9 % less space, and a
+/// page fault still unpacks at most 16 KiB of compressed data, which matters on an emulated processor.
+const ROOT_OPTIONS: [&str; 2] = ["-zlz4hc,level=6", "-C16384"];
+/// What is not in the root: the kernel is in the ESP, `/var` in its own partition. The folders themselves stay.
+const ROOT_EXCLUDE: &str = "--exclude-regex=^(boot|var)/.";
+
+/// Features of `/var` beyond ext4's usual ones. `resize` reserves block-group descriptors for growth to 2 TiB (further
+/// growth works too, through meta_bg); one inode per 32 KiB.
+const VAR_RESIZE_BLOCKS: &str = "536870912";
+const VAR_BYTES_PER_INODE: &str = "32768";
+/// Journal of `/var` in MiB; it keeps this size when the file system grows.
+const VAR_JOURNAL_MIB: &str = "size=32";
+
+/// What all parts of one image share.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Programs.
+    pub tools: &'a ToolsTree,
+    /// Folder of cached parts; it is made when it is missing.
+    pub cache: &'a Path,
+    /// Build time of the file systems, seconds since 1970.
+    pub epoch: u64,
+    /// Where events go.
+    pub progress: ProgressFn<'a>,
+}
+
+/// The read-only root file system of a tree.
+///
+/// # Errors
+/// When `mkfs.erofs` fails or the cache cannot be written.
+pub fn root(context: &Context, tree: &Path, digest: &str, uuid: Guid) -> Result<PathBuf> {
+    let mut arguments = erofs_arguments(context.epoch, uuid);
+    arguments.extend(ROOT_OPTIONS.map(str::to_owned));
+    arguments.push(ROOT_EXCLUDE.to_owned());
+    arguments.extend(["/out/part.img".to_owned(), "/tree".to_owned()]);
+    cached(context, "image/root", digest, &arguments, tree)
+}
+
+/// A repository as a read-only file system, not compressed: packages are already.
+///
+/// # Errors
+/// When `mkfs.erofs` fails or the cache cannot be written.
+pub fn repository(context: &Context, folder: &Path, digest: &str, uuid: Guid) -> Result<PathBuf> {
+    let mut arguments = erofs_arguments(context.epoch, uuid);
+    arguments.extend(["--all-root", "--all-time", "-Lfarrow-repo"].map(str::to_owned));
+    arguments.extend(["/out/part.img".to_owned(), "/tree".to_owned()]);
+    cached(context, "image/repository", digest, &arguments, folder)
+}
+
+/// The writable file system with the tree's `/var`, of `mib` MiB.
+///
+/// # Errors
+/// When `mkfs.ext4` fails (its content may not fit) or the cache cannot be written.
+pub fn var(context: &Context, tree: &Path, digest: &str, uuid: Guid, mib: u64) -> Result<PathBuf> {
+    let uuid = uuid.text();
+    let extended = format!(
+        "hash_seed={uuid},resize={VAR_RESIZE_BLOCKS},root_owner=0:0,lazy_itable_init=1,lazy_journal_init=1,nodiscard"
+    );
+    let size = format!("{mib}M");
+    let arguments = [
+        "mke2fs",
+        "-q",
+        "-F",
+        "-t",
+        "ext4",
+        "-b",
+        "4096",
+        "-I",
+        "256",
+        "-i",
+        VAR_BYTES_PER_INODE,
+        "-m",
+        "1",
+        "-J",
+        VAR_JOURNAL_MIB,
+        "-L",
+        "var",
+        "-U",
+        &uuid,
+        "-E",
+        &extended,
+        "-d",
+        "/tree/var",
+        "/out/part.img",
+        &size,
+    ];
+    cached(
+        context,
+        "image/var",
+        digest,
+        &arguments.map(str::to_owned),
+        tree,
+    )
+}
+
+fn erofs_arguments(epoch: u64, uuid: Guid) -> Vec<String> {
+    let mut arguments = vec!["mkfs.erofs".to_owned(), "--quiet".to_owned()];
+    arguments.extend([
+        format!("-T{epoch}"),
+        "--mkfs-time".to_owned(),
+        format!("-U{}", uuid.text()),
+    ]);
+    arguments
+}
+
+/// The part that a program makes from `tree` (seen as `/tree`) at `/out/part.img`, or the one made before.
+fn cached(
+    context: &Context,
+    stage: &'static str,
+    digest: &str,
+    arguments: &[String],
+    tree: &Path,
+) -> Result<PathBuf> {
+    let start = std::time::Instant::now();
+    (context.progress)(Progress::Started { stage, total: None });
+    let folder = context.cache.join(key(context, digest, arguments));
+    let reused = folder.is_dir();
+    if !reused {
+        make(context, arguments, tree, &folder)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    (context.progress)(Progress::Finished {
+        stage,
+        seconds,
+        reused,
+    });
+    Ok(folder.join(FILE))
+}
+
+/// Digest of all that a part depends on; each field ends with a NUL so that no two lists look the same.
+fn key(context: &Context, digest: &str, arguments: &[String]) -> String {
+    let mut hash = Sha256::new();
+    let epoch = context.epoch.to_string();
+    let fields = ["farrow part 1", digest, &context.tools.digest, &epoch].into_iter();
+    for field in fields.chain(arguments.iter().map(String::as_str)) {
+        hash.update(field);
+        hash.update([0]);
+    }
+    hex::encode(hash.finalize())
+}
+
+fn make(context: &Context, arguments: &[String], tree: &Path, folder: &Path) -> Result<()> {
+    let cache = context.cache;
+    fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
+    let temporary = tempfile::Builder::new()
+        .prefix(TEMPORARY)
+        .tempdir_in(cache)
+        .map_err(Error::io("create in", cache))?;
+    let epoch = context.epoch.to_string();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    sandbox(context, tree, temporary.path())
+        .env("SOURCE_DATE_EPOCH", &epoch)
+        .env("E2FSPROGS_FAKE_TIME", &epoch)
+        .run(&words, None)?;
+    let file = temporary.path().join(FILE);
+    fs::File::open(&file)
+        .and_then(|f| f.sync_all())
+        .map_err(Error::io("flush", &file))?;
+    match fs::rename(temporary.path(), folder) {
+        // Another build made the same part meanwhile: take that one.
+        Err(_) if folder.is_dir() => Ok(()),
+        other => other.map_err(Error::io("rename to", folder)),
+    }
+}
+
+fn sandbox(context: &Context, tree: &Path, out: &Path) -> Sandbox {
+    context
+        .tools
+        .sandbox()
+        .bind_ro(tree, "/tree")
+        .bind(out, "/out")
+}

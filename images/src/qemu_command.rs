@@ -1,0 +1,262 @@
+//! QEMU's command line for a machine. Nothing here touches the host.
+
+use crate::accel::Accelerator;
+pub use crate::qemu_machine::{DiskCache, Forward, ImageFormat, Machine, Protocol};
+
+/// Where QEMU sees the machine's own folder.
+pub(crate) const MACHINE_DIR: &str = "/run/machine";
+
+/// Where QEMU sees the switch's sockets.
+pub(crate) const SWITCH_DIR: &str = "/run/switch";
+
+/// Where QEMU sees the image below the overlay.
+pub(crate) const IMAGE_FILE: &str = "/run/image/base";
+
+/// Debian's OVMF: firmware code, and the variable store that is copied for each machine.
+pub(crate) const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
+pub(crate) const OVMF_VARS: &str = "usr/share/OVMF/OVMF_VARS_4M.fd";
+
+/// The SMBIOS string (type 11) whose value systemd-stub adds to the kernel's command line (systemd-stub(7)).
+const KERNEL_EXTRA: &str = "io.systemd.stub.kernel-cmdline-extra";
+
+/// What spares a translated kernel work that has no use there: the guest is no one's neighbour on a processor.
+const TCG_KERNEL_ARGUMENTS: &str = "mitigations=off";
+
+/// The virtio port on which a machine reports its status, one JSON document a line.
+pub const STATUS_PORT: &str = "farrow.status";
+
+/// File names in the machine's folder.
+pub(crate) mod file {
+    pub(crate) const DISK: &str = "disk.qcow2";
+    pub(crate) const DATA: &str = "data.qcow2";
+    pub(crate) const VARS: &str = "vars.fd";
+    pub(crate) const SEED: &str = "seed.img";
+    pub(crate) const SERIAL: &str = "serial.log";
+    pub(crate) const STATUS: &str = "status.jsonl";
+    pub(crate) const MONITOR: &str = "monitor";
+    pub(crate) const LOG: &str = "qemu.log";
+}
+
+impl Machine {
+    /// QEMU's program name and arguments; `forwards` replaces the machine's own (ports that were picked before).
+    pub fn command_line(
+        &self,
+        accelerator: Accelerator,
+        forwards: &[Forward],
+        switch: bool,
+    ) -> Vec<String> {
+        let mut line = Line::default();
+        line.flags(&["qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
+        line.option("-name", &self.name);
+        line.option("-display", "none");
+        self.add_processor(&mut line, accelerator);
+        self.add_disks(&mut line);
+        self.add_networks(&mut line, forwards, switch);
+        add_ports(&mut line);
+        line.0
+    }
+
+    fn add_processor(&self, line: &mut Line, accelerator: Accelerator) {
+        line.option(
+            "-machine",
+            "q35,smm=off,vmport=off,hpet=off,usb=off,sata=off,dump-guest-core=off",
+        );
+        line.option("-accel", accelerator.option());
+        line.option("-cpu", "max");
+        line.option("-smp", &self.cpus.to_string());
+        line.option("-m", &self.memory_mib.to_string());
+        line.option("-rtc", "base=utc");
+        line.option("-device", "virtio-rng-pci");
+        if accelerator == Accelerator::Tcg {
+            let value = format!("type=11,value={KERNEL_EXTRA}={TCG_KERNEL_ARGUMENTS}");
+            line.option("-smbios", &value);
+        }
+    }
+
+    fn add_disks(&self, line: &mut Line) {
+        let cache = match self.disk_cache {
+            DiskCache::Writeback => "writeback",
+            DiskCache::Unsafe => "unsafe",
+        };
+        line.option(
+            "-drive",
+            &format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"),
+        );
+        let vars = inside(file::VARS);
+        line.option(
+            "-drive",
+            &format!("if=pflash,unit=1,format=raw,file={vars}"),
+        );
+        line.option("-object", "iothread,id=disks");
+        let options = format!("cache={cache},discard=unmap");
+        line.disk("disk", "qcow2", file::DISK, &options, ",bootindex=0");
+        if self.data_mib.is_some() {
+            line.disk("data", "qcow2", file::DATA, &options, ",serial=data");
+        }
+        if self.seed.is_some() {
+            line.disk("seed", "raw", file::SEED, "readonly=on", ",serial=seed");
+        }
+    }
+
+    fn add_networks(&self, line: &mut Line, forwards: &[Forward], switch: bool) {
+        let forwards: String = forwards.iter().map(forward_option).collect();
+        line.option(
+            "-netdev",
+            &format!("user,id=user,restrict=on,ipv6=off{forwards}"),
+        );
+        line.network("user", &self.mac_user);
+        if switch {
+            let name = &self.name;
+            line.option(
+                "-netdev",
+                &format!(
+                    "dgram,id=private,local.type=unix,local.path={SWITCH_DIR}/{name}.machine,\
+                     remote.type=unix,remote.path={SWITCH_DIR}/{name}.switch"
+                ),
+            );
+            line.network("private", &self.mac_private);
+        }
+    }
+}
+
+/// Serial console, status port and monitor: all of them files or sockets in the machine's folder.
+fn add_ports(line: &mut Line) {
+    let serial = inside(file::SERIAL);
+    line.option(
+        "-chardev",
+        &format!("file,id=serial,append=on,path={serial}"),
+    );
+    line.option("-serial", "chardev:serial");
+    let status = inside(file::STATUS);
+    line.option("-device", "virtio-serial-pci");
+    line.option(
+        "-chardev",
+        &format!("file,id=status,append=on,path={status}"),
+    );
+    line.option(
+        "-device",
+        &format!("virtserialport,chardev=status,name={STATUS_PORT}"),
+    );
+    let monitor = inside(file::MONITOR);
+    line.option(
+        "-chardev",
+        &format!("socket,id=monitor,server=on,wait=off,path={monitor}"),
+    );
+    line.option("-mon", "chardev=monitor,mode=control");
+}
+
+/// The words of a command line.
+#[derive(Default)]
+struct Line(Vec<String>);
+
+impl Line {
+    fn flags(&mut self, words: &[&str]) {
+        self.0.extend(words.iter().map(|&word| word.to_owned()));
+    }
+
+    fn option(&mut self, name: &str, value: &str) {
+        self.flags(&[name, value]);
+    }
+
+    fn disk(&mut self, id: &str, format: &str, name: &str, options: &str, device: &str) {
+        let path = inside(name);
+        self.option(
+            "-drive",
+            &format!("if=none,id={id},format={format},file={path},{options}"),
+        );
+        self.option(
+            "-device",
+            &format!("virtio-blk-pci,drive={id},iothread=disks{device}"),
+        );
+    }
+
+    fn network(&mut self, id: &str, mac: &str) {
+        // No `romfile`: the network boot ROM would only cost time.
+        self.option(
+            "-device",
+            &format!("virtio-net-pci,netdev={id},mac={mac},romfile="),
+        );
+    }
+}
+
+/// A file of the machine's folder, as QEMU sees it.
+pub(crate) fn inside(name: &str) -> String {
+    format!("{MACHINE_DIR}/{name}")
+}
+
+fn forward_option(forward: &Forward) -> String {
+    let Forward {
+        protocol,
+        host_port,
+        guest_port,
+    } = forward;
+    let protocol = protocol.name();
+    format!(",hostfwd={protocol}:127.0.0.1:{host_port}-:{guest_port}")
+}
+
+/// The forwards that are in force, from the monitor's `info usernet`: lines such as
+/// `TCP[HOST_FORWARD]   3       127.0.0.1 38429       10.0.2.15    22     0     0`.
+pub(crate) fn parse_forwards(text: &str) -> Vec<Forward> {
+    let parse_line = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let protocol = match *words.first()? {
+            "TCP[HOST_FORWARD]" => Protocol::Tcp,
+            "UDP[HOST_FORWARD]" => Protocol::Udp,
+            _ => return None,
+        };
+        Some(Forward {
+            protocol,
+            host_port: words.get(3)?.parse().ok()?,
+            guest_port: words.get(5)?.parse().ok()?,
+        })
+    };
+    text.lines().filter_map(parse_line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu_machine::example as machine;
+
+    #[test]
+    fn the_command_line_is_this_one() {
+        let machine = machine();
+        let words = machine.command_line(Accelerator::Tcg, &machine.forwards, true);
+        let mut text = String::new();
+        for word in &words {
+            let separator = if word.starts_with('-') { "\n" } else { " " };
+            text.push_str(separator);
+            text.push_str(word);
+        }
+        let golden = include_str!("../tests/golden/qemu-command.txt");
+        assert_eq!(text.trim(), golden.trim(), "\n{text}\n");
+    }
+
+    #[test]
+    fn what_a_machine_does_not_have_is_not_on_its_command_line() {
+        let machine = Machine {
+            seed: None,
+            ..machine()
+        };
+        let line = machine.command_line(Accelerator::Kvm, &[], false).join(" ");
+        for absent in ["dgram", "hostfwd", "id=seed", "id=data", "tcg"] {
+            assert!(!line.contains(absent), "{absent} in {line}");
+        }
+    }
+
+    #[test]
+    fn picked_ports_are_read_from_the_monitor() {
+        let text = "Hub -1 (user):\r\n  Protocol[State]    FD  Source Address  Port   Dest. Address  Port RecvQ SendQ\r\n  \
+            TCP[HOST_FORWARD]   3       127.0.0.1 38429       10.0.2.15    22     0     0\r\n  \
+            UDP[HOST_FORWARD]  14       127.0.0.1 53001       10.0.2.15    53     0     0\r\n  \
+            TCP[ESTABLISHED]   15       127.0.0.1 38429       10.0.2.15    22     0     0\r\n";
+        let expected = [(Protocol::Tcp, 38429, 22), (Protocol::Udp, 53001, 53)].map(
+            |(protocol, host_port, guest_port)| Forward {
+                protocol,
+                host_port,
+                guest_port,
+            },
+        );
+        assert_eq!(parse_forwards(text), expected);
+    }
+}

@@ -1,0 +1,82 @@
+//! The files of a machine before it starts: overlays, firmware variables, seed.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::qemu_command::{self as command, file};
+use crate::qemu_machine::Machine;
+use crate::tools::ToolsTree;
+
+/// Makes what the machine's folder lacks: overlay, second disk, firmware variables, seed.
+pub(crate) fn prepare(machine: &Machine, folder: &Path, tools: &ToolsTree) -> Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(Error::io("create", folder))?;
+    let vars = folder.join(file::VARS);
+    if !vars.exists() {
+        copy_private(&tools.root.join(command::OVMF_VARS), &vars)?;
+    }
+    if let Some(seed) = &machine.seed {
+        copy_private(seed, &folder.join(file::SEED))?;
+    }
+    let disk_size = machine.disk_mib.map(|mib| format!("{mib}M"));
+    let backing = ["-F", machine.image_format.name(), "-b", command::IMAGE_FILE];
+    create_disk(machine, folder, tools, file::DISK, &backing, disk_size)?;
+    if let Some(mib) = machine.data_mib {
+        create_disk(
+            machine,
+            folder,
+            tools,
+            file::DATA,
+            &[],
+            Some(format!("{mib}M")),
+        )?;
+    }
+    Ok(())
+}
+
+fn create_disk(
+    machine: &Machine,
+    folder: &Path,
+    tools: &ToolsTree,
+    name: &str,
+    options: &[&str],
+    size: Option<String>,
+) -> Result<()> {
+    if folder.join(name).exists() {
+        return Ok(());
+    }
+    let partial = format!("{name}.partial");
+    let target = command::inside(&partial);
+    let mut argv = vec!["qemu-img", "create", "-q", "-f", "qcow2"];
+    argv.extend_from_slice(options);
+    argv.push(&target);
+    argv.extend(size.as_deref());
+    let sandbox = tools
+        .sandbox()
+        .map_ids(false)
+        .bind(folder, command::MACHINE_DIR)
+        .bind_ro(&machine.image, command::IMAGE_FILE);
+    sandbox.run(&argv, None)?;
+    let path = folder.join(name);
+    fs::rename(folder.join(partial), &path).map_err(Error::io("create", &path))
+}
+
+/// Copies a file to a new one with mode 0600, whole or not at all.
+fn copy_private(from: &Path, to: &Path) -> Result<()> {
+    let content = fs::read(from).map_err(Error::io("read", from))?;
+    let partial = to.with_extension("partial");
+    let _ = fs::remove_file(&partial);
+    let mut file = fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&partial)
+        .map_err(Error::io("create", &partial))?;
+    std::io::Write::write_all(&mut file, &content).map_err(Error::io("write", &partial))?;
+    fs::rename(&partial, to).map_err(Error::io("create", to))
+}

@@ -1,0 +1,110 @@
+//! From "all packages are configured" to a tree that many machines can share.
+//!
+//! Runs in the mapped namespace with the tree as `/`. Nothing that belongs to one machine, or to the moment of the
+//! build, may be left; what machines write goes to `/var`.
+
+mod accounts;
+mod clean;
+mod layout;
+mod times;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Kernel;
+use super::input::{Content, FileEntry};
+use super::prepare::write_entry;
+use crate::error::{Error, Result};
+
+/// What [`finish`] is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FinishInput {
+    pub(crate) tree: PathBuf,
+    pub(crate) epoch: u64,
+}
+
+/// What [`complete`] is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CompleteInput {
+    pub(crate) tree: PathBuf,
+    pub(crate) files: Vec<FileEntry>,
+    pub(crate) hostname: String,
+    pub(crate) epoch: u64,
+}
+
+/// Finishes a tree whose packages are configured. The calling process ends up inside it.
+pub(crate) fn finish(input: FinishInput) -> Result<Option<Kernel>> {
+    super::enter(&input.tree)?;
+    clean::remove_individual()?;
+    clean::remove_traces()?;
+    layout::link_folders()?;
+    layout::write_base_files()?;
+    accounts::normalise(input.epoch)?;
+    let kernel = find_kernel()?;
+    layout::mark_as_updated()?;
+    times::clamp(input.epoch)?;
+    Ok(kernel)
+}
+
+/// Adds what is not from packages. Files of the tree are shared with other trees: they are replaced, never written to.
+pub(crate) fn complete(input: CompleteInput) -> Result<()> {
+    super::enter(&input.tree)?;
+    let hostname = FileEntry {
+        path: "/etc/hostname".to_owned(),
+        mode: 0o644,
+        uid: 0,
+        gid: 0,
+        kind: Content::File(format!("{}\n", input.hostname).into_bytes()),
+    };
+    std::iter::once(&hostname)
+        .chain(&input.files)
+        .try_for_each(write_entry)?;
+    times::clamp(input.epoch)
+}
+
+/// The newest kernel in `/boot` that has modules.
+fn find_kernel() -> Result<Option<Kernel>> {
+    let entries = std::fs::read_dir("/boot").map_err(Error::io("list", "/boot"))?;
+    let names = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok());
+    let versions = names.filter_map(|name| name.strip_prefix("vmlinuz-").map(str::to_owned));
+    let newest = versions.max_by_key(|version| numbers(version));
+    let Some(version) = newest else {
+        return Ok(None);
+    };
+    let modules = PathBuf::from(format!("usr/lib/modules/{version}"));
+    if !Path::new("/").join(&modules).join("modules.dep").exists() {
+        return Err(Error::Tree {
+            reason: format!(
+                "kernel {version} has no module list in /{}",
+                modules.display()
+            ),
+        });
+    }
+    Ok(Some(Kernel {
+        image: format!("boot/vmlinuz-{version}").into(),
+        version,
+        modules,
+    }))
+}
+
+/// `6.12.107+deb13` → `[6, 12, 107, 13]`, which compares as a version should.
+fn numbers(version: &str) -> Vec<u64> {
+    let parts = version
+        .split(|c: char| !c.is_ascii_digit())
+        .filter(|part| !part.is_empty());
+    parts.map(|part| part.parse().unwrap_or(u64::MAX)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(numbers("6.12.107+deb13-amd64") > numbers("6.12.48+deb13-amd64"));
+        assert!(numbers("6.2.0-1") < numbers("6.12.0-1"));
+    }
+}

@@ -1,0 +1,40 @@
+//! No time in the tree is later than that of its content.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
+
+use crate::error::{Error, Result};
+
+/// Sets modification times after `epoch` (seconds since 1970) to it. Earlier ones stay: they are the packages', and
+/// Python compares them with those in its compiled files.
+pub(super) fn clamp(epoch: u64) -> Result<()> {
+    let limit = i64::try_from(epoch).unwrap_or(i64::MAX);
+    clamp_below(Path::new("/"), limit)
+}
+
+fn clamp_below(path: &Path, limit: i64) -> Result<()> {
+    let metadata = path
+        .symlink_metadata()
+        .map_err(Error::io("inspect", path))?;
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
+            clamp_below(&entry.map_err(Error::io("list", path))?.path(), limit)?;
+        }
+    }
+    if (metadata.mtime(), metadata.mtime_nsec()) > (limit, 0) {
+        let time = TimeSpec::new(limit, 0);
+        utimensat(
+            nix::fcntl::AT_FDCWD,
+            path,
+            &time,
+            &time,
+            UtimensatFlags::NoFollowSymlink,
+        )
+        .map_err(|errno| Error::io("set the time of", path)(errno.into()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! Which packages must be there before dpkg can run, and in which order dpkg unpacks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rayon::prelude::*;
+
+use super::input::Package;
+use crate::deb;
+use crate::error::{Error, Result};
+
+/// Packages in the order in which they are unpacked; the first `essential` of them make a system that dpkg runs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) packages: Vec<Package>,
+    essential: usize,
+}
+
+impl Plan {
+    pub(super) fn essential(&self) -> impl Iterator<Item = &Package> {
+        self.packages[..self.essential].iter()
+    }
+}
+
+/// The fields of a control file that order packages. A relation is a list of alternatives' names.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Control {
+    essential: bool,
+    provides: Vec<String>,
+    pre_depends: Vec<Vec<String>>,
+    depends: Vec<Vec<String>>,
+}
+
+/// Reads the packages' control files and orders them.
+pub(super) fn plan(packages: &[Package]) -> Result<Plan> {
+    let controls = packages
+        .par_iter()
+        .map(read_control)
+        .collect::<Result<Vec<Control>>>()?;
+    let named = packages
+        .iter()
+        .map(|package| package.name.as_str())
+        .zip(controls)
+        .collect();
+    let (order, essential) = order(&named);
+    if essential == 0 {
+        return Err(Error::Tree {
+            reason: "none of the packages is essential, so there is no shell or dpkg".into(),
+        });
+    }
+    let by_name: BTreeMap<&str, &Package> = packages
+        .iter()
+        .map(|package| (package.name.as_str(), package))
+        .collect();
+    let packages = order
+        .iter()
+        .filter_map(|name| by_name.get(name).map(|&package| package.clone()))
+        .collect();
+    Ok(Plan {
+        packages,
+        essential,
+    })
+}
+
+fn read_control(package: &Package) -> Result<Control> {
+    let members = deb::control_members(&package.path)?;
+    let refuse = |reason: &str| Error::Package {
+        path: package.path.clone(),
+        reason: reason.to_owned(),
+    };
+    let control = members
+        .get("control")
+        .ok_or_else(|| refuse("has no control file"))?;
+    Ok(parse_control(&String::from_utf8_lossy(control)))
+}
+
+/// Names in unpacking order, and how many of them are needed for dpkg to run.
+fn order<'a>(controls: &'a BTreeMap<&'a str, Control>) -> (Vec<&'a str>, usize) {
+    let mut walk = Walk {
+        controls,
+        providers: providers(controls),
+        seen: BTreeSet::new(),
+        order: Vec::new(),
+    };
+    for (name, _) in controls.iter().filter(|(_, control)| control.essential) {
+        walk.visit(name, true);
+    }
+    let essential = walk.order.len();
+    for name in controls.keys() {
+        walk.visit(name, false);
+    }
+    (walk.order, essential)
+}
+
+fn providers<'a>(controls: &'a BTreeMap<&'a str, Control>) -> BTreeMap<&'a str, &'a str> {
+    let mut providers = BTreeMap::new();
+    for (name, control) in controls {
+        for provided in &control.provides {
+            providers.entry(provided.as_str()).or_insert(*name);
+        }
+    }
+    providers
+}
+
+/// A walk in depth along dependencies; it breaks cycles where it meets them.
+struct Walk<'a> {
+    controls: &'a BTreeMap<&'a str, Control>,
+    providers: BTreeMap<&'a str, &'a str>,
+    seen: BTreeSet<&'a str>,
+    order: Vec<&'a str>,
+}
+
+impl<'a> Walk<'a> {
+    /// Puts what `name` needs for its preinst before it; with `whole`, everything it depends on.
+    fn visit(&mut self, name: &'a str, whole: bool) {
+        let Some(control) = self.controls.get(name) else {
+            return;
+        };
+        if !self.seen.insert(name) {
+            return;
+        }
+        for relation in &control.pre_depends {
+            // What a package pre-depends on must be usable, so with all of its own dependencies.
+            self.visit_relation(relation);
+        }
+        if whole {
+            for relation in &control.depends {
+                self.visit_relation(relation);
+            }
+        }
+        self.order.push(name);
+    }
+
+    fn visit_relation(&mut self, alternatives: &'a [String]) {
+        let real = alternatives
+            .iter()
+            .map(String::as_str)
+            .find(|name| self.controls.contains_key(name));
+        let chosen = real.or_else(|| {
+            alternatives
+                .iter()
+                .find_map(|name| self.providers.get(name.as_str()).copied())
+        });
+        if let Some(name) = chosen {
+            self.visit(name, true);
+        }
+    }
+}
+
+/// Reads the fields of a control file (deb-control(5)).
+fn parse_control(text: &str) -> Control {
+    let mut control = Control::default();
+    for (name, value) in fields(text) {
+        match name.to_ascii_lowercase().as_str() {
+            "essential" => control.essential = value.trim() == "yes",
+            "provides" => control.provides = relations(&value).into_iter().flatten().collect(),
+            "pre-depends" => control.pre_depends = relations(&value),
+            "depends" => control.depends = relations(&value),
+            _ => {}
+        }
+    }
+    control
+}
+
+/// Names and values, continuation lines joined.
+fn fields(text: &str) -> Vec<(String, String)> {
+    let mut fields: Vec<(String, String)> = Vec::new();
+    for line in text.lines() {
+        match (
+            line.starts_with([' ', '\t']),
+            line.split_once(':'),
+            fields.last_mut(),
+        ) {
+            (true, _, Some((_, value))) => value.push_str(line),
+            (false, Some((name, value)), _) => fields.push((name.to_owned(), value.to_owned())),
+            _ => {}
+        }
+    }
+    fields
+}
+
+/// `a (>= 1) | b:any, c` → `[[a, b], [c]]`.
+fn relations(value: &str) -> Vec<Vec<String>> {
+    let name = |alternative: &str| {
+        let end = alternative
+            .trim()
+            .find([' ', '(', '[', ':', '<'])
+            .unwrap_or(alternative.trim().len());
+        alternative.trim()[..end].to_owned()
+    };
+    let names = |relation: &str| {
+        relation
+            .split('|')
+            .map(name)
+            .filter(|name| !name.is_empty())
+            .collect()
+    };
+    value
+        .split(',')
+        .map(names)
+        .filter(|names: &Vec<String>| !names.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_fields_that_order() {
+        let control = parse_control(
+            "Package: x\nEssential: yes\nPre-Depends: libc6 (>= 2.34), init:any | sysv\nDepends: a,\n b [amd64] | c\nProvides: awk (= 1)\n",
+        );
+        assert!(control.essential);
+        assert_eq!(control.pre_depends, [vec!["libc6"], vec!["init", "sysv"]]);
+        assert_eq!(control.depends, [vec!["a"], vec!["b", "c"]]);
+        assert_eq!(control.provides, ["awk"]);
+    }
+
+    #[test]
+    fn essential_closure_comes_first_and_pre_dependencies_before_their_users() {
+        let texts = [
+            ("app", "Pre-Depends: debconf\nDepends: late"),
+            ("base", "Essential: yes\nPre-Depends: awk\nDepends: loop"),
+            ("debconf", "Depends: perl"),
+            ("late", ""),
+            ("loop", "Depends: base"),
+            ("mawk", "Provides: awk"),
+            ("perl", ""),
+        ];
+        let controls = texts
+            .iter()
+            .map(|(name, text)| (*name, parse_control(text)))
+            .collect();
+        let (order, essential) = order(&controls);
+        assert_eq!(order[..essential], ["mawk", "loop", "base"]);
+        assert_eq!(order[essential..], ["perl", "debconf", "app", "late"]);
+    }
+}

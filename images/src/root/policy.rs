@@ -1,0 +1,73 @@
+//! What is in every tree before anything is unpacked, so that nothing starts or enables itself.
+
+use super::input::{Content, FileEntry};
+
+/// Asked by invoke-rc.d before it starts anything; exit code 101 is "not allowed". Removed when the tree is finished.
+pub(super) const POLICY_RC_D: &str = "/usr/sbin/policy-rc.d";
+
+/// Programs that stand in for those of the tree while packages are configured: name and script.
+///
+/// - The image brings its own initrd.
+/// - Presets let no unit be enabled and policy-rc.d lets none be started, so asking for it changes nothing but a
+///   record of the asking, which is not kept. Each asking costs the start of an interpreter, and there are hundreds.
+/// - Python modules are compiled while other packages are being configured; see [`WAIT`].
+pub(super) const STAND_INS: [(&str, &str); 5] = [
+    ("update-initramfs", NOTHING),
+    ("deb-systemd-helper", NOTHING),
+    ("deb-systemd-invoke", NOTHING),
+    ("invoke-rc.d", NOTHING),
+    ("py3compile", COMPILE),
+];
+
+const NOTHING: &str = "#!/bin/sh\nexit 0\n";
+
+/// Leaves a note, and takes it away when the real program has succeeded. The lock lets one run at a time.
+const COMPILE: &str = r#"#!/bin/sh
+set -e
+mkdir -p /run/farrow/jobs
+note=$(mktemp -p /run/farrow/jobs)
+(
+    exec 9>>/run/farrow/lock
+    flock 9
+    if /usr/bin/py3compile "$@"; then rm "$note"; else echo "py3compile $* failed"; mv "$note" /run/farrow/failed; fi
+) </dev/null >>/run/farrow/log 2>&1 &
+"#;
+
+/// Runs its arguments, then waits for the notes of background jobs to go; a failed job fails it.
+pub(super) const WAIT: &str = r#"
+"$@" || exit
+while [ -e /run/farrow/jobs ] && [ ! -e /run/farrow/failed ]; do
+    rmdir /run/farrow/jobs 2>/dev/null || sleep 0.05
+done
+if [ -e /run/farrow/failed ]; then cat /run/farrow/log; exit 1; fi
+"#;
+
+/// Files that are written before any script of a package runs.
+pub(super) fn files() -> Vec<FileEntry> {
+    let file = |path: &str, mode, content: &str| FileEntry {
+        path: path.to_owned(),
+        mode,
+        uid: 0,
+        gid: 0,
+        kind: Content::File(content.as_bytes().to_vec()),
+    };
+    vec![
+        file(POLICY_RC_D, 0o755, "#!/bin/sh\nexit 101\n"),
+        // First in order, so it decides: a unit is enabled only by a link that the image's recipe makes.
+        file(
+            "/usr/lib/systemd/system-preset/00-farrow.preset",
+            0o644,
+            "disable *\n",
+        ),
+        file(
+            "/usr/lib/systemd/user-preset/00-farrow.preset",
+            0o644,
+            "disable *\n",
+        ),
+        file(
+            "/etc/postgresql-common/createcluster.d/00-farrow.conf",
+            0o644,
+            "create_main_cluster = false\n",
+        ),
+    ]
+}

@@ -1,0 +1,202 @@
+//! The tree before dpkg: essential packages, accounts, policy files. Runs in the mapped namespace.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::input::{Content, FileEntry, SystemUser};
+use crate::error::{Error, Result};
+
+/// What [`prepare`] is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PrepareInput {
+    pub(crate) tree: PathBuf,
+    pub(crate) packages: Vec<PathBuf>,
+    pub(crate) files: Vec<FileEntry>,
+    pub(crate) users: Vec<SystemUser>,
+    pub(crate) exclude_documentation: bool,
+}
+
+/// Folders of documentation. dpkg leaves them out by itself; here they come from packages unpacked without it.
+const DOCUMENTATION: [&str; 5] = [
+    "/usr/share/doc",
+    "/usr/share/man",
+    "/usr/share/info",
+    "/usr/share/locale",
+    "/usr/share/lintian",
+];
+
+/// Makes the tree that dpkg can run in. The calling process ends up inside it.
+pub(crate) fn prepare(input: PrepareInput) -> Result<()> {
+    super::unpack_tree(&input.tree, &input.packages)?;
+    super::enter(&input.tree)?;
+    if input.exclude_documentation {
+        for folder in DOCUMENTATION
+            .iter()
+            .map(Path::new)
+            .filter(|folder| folder.exists())
+        {
+            fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
+        }
+    }
+    write_accounts(&input.users)?;
+    start_database()?;
+    input.files.iter().try_for_each(write_entry)
+}
+
+/// dpkg looks owners up by name while it unpacks, so the accounts exist before.
+fn write_accounts(users: &[SystemUser]) -> Result<()> {
+    for (file, add) in [
+        ("passwd", passwd_with as fn(&str, &[SystemUser]) -> String),
+        ("group", group_with),
+    ] {
+        let master = format!("/usr/share/base-passwd/{file}.master");
+        let text = fs::read_to_string(&master).map_err(Error::io("read", &master))?;
+        let path = format!("/etc/{file}");
+        fs::write(&path, add(&text, users)).map_err(Error::io("write", &path))?;
+    }
+    Ok(())
+}
+
+/// passwd(5) with the users added.
+fn passwd_with(master: &str, users: &[SystemUser]) -> String {
+    let line = |user: &SystemUser| {
+        let SystemUser {
+            name,
+            uid,
+            gid,
+            comment,
+            home,
+            shell,
+            ..
+        } = user;
+        format!("{name}:*:{uid}:{gid}:{comment}:{home}:{shell}\n")
+    };
+    master.to_owned() + &users.iter().map(line).collect::<String>()
+}
+
+/// group(5) with the users' groups added, and the users to the groups they join.
+fn group_with(master: &str, users: &[SystemUser]) -> String {
+    let own = users
+        .iter()
+        .map(|user| format!("{}:*:{}:", user.name, user.gid));
+    let lines = master.lines().map(str::to_owned).chain(own);
+    let join = |line: String| {
+        let group = line.split(':').next().unwrap_or_default().to_owned();
+        let joining = users
+            .iter()
+            .filter(|user| user.groups.contains(&group))
+            .map(|user| user.name.as_str());
+        let present = line
+            .rsplit(':')
+            .next()
+            .filter(|members| !members.is_empty());
+        let members: Vec<&str> = present.into_iter().chain(joining).collect();
+        let head = line
+            .rsplit_once(':')
+            .map_or(line.as_str(), |(head, _)| head);
+        format!("{head}:{}\n", members.join(","))
+    };
+    lines.map(join).collect()
+}
+
+/// An empty package database, and the `awk` that scripts use before its alternative is set up.
+fn start_database() -> Result<()> {
+    for folder in ["info", "updates", "triggers", "parts"] {
+        let folder = Path::new("/var/lib/dpkg").join(folder);
+        fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
+    }
+    for file in ["status", "available"] {
+        let file = Path::new("/var/lib/dpkg").join(file);
+        fs::write(&file, "").map_err(Error::io("write", &file))?;
+    }
+    let awk = Path::new("/usr/bin/awk");
+    let implementation = ["mawk", "gawk"]
+        .into_iter()
+        .find(|name| Path::new("/usr/bin").join(name).exists());
+    match implementation {
+        Some(name) if awk.symlink_metadata().is_err() => {
+            symlink(name, awk).map_err(Error::io("link", awk))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Puts one entry into the tree that this process is in.
+pub(super) fn write_entry(entry: &FileEntry) -> Result<()> {
+    let path = Path::new(&entry.path);
+    let plain = |part| {
+        matches!(
+            part,
+            std::path::Component::RootDir | std::path::Component::Normal(_)
+        )
+    };
+    if !path.is_absolute() || !path.components().all(plain) || path == Path::new("/") {
+        return Err(Error::Tree {
+            reason: format!("file {:?} is not a plain absolute path", entry.path),
+        });
+    }
+    if let Some(parent) = path.parent() {
+        let mut builder = fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)
+            .map_err(Error::io("create", parent))?;
+    }
+    if entry.kind != Content::Directory && path.symlink_metadata().is_ok() {
+        fs::remove_file(path).map_err(Error::io("replace", path))?;
+    }
+    match &entry.kind {
+        Content::Symlink(target) => {
+            symlink(target, path).map_err(Error::io("link", path))?;
+            return lchown(path, Some(entry.uid), Some(entry.gid))
+                .map_err(Error::io("set the owner of", path));
+        }
+        Content::Directory => fs::create_dir_all(path).map_err(Error::io("create", path))?,
+        Content::File(bytes) => {
+            let mut file = fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(path)
+                .map_err(Error::io("create", path))?;
+            std::io::Write::write_all(&mut file, bytes).map_err(Error::io("write", path))?;
+        }
+    }
+    // The owner first: changing it clears the set-id bits.
+    chown(path, Some(entry.uid), Some(entry.gid)).map_err(Error::io("set the owner of", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(entry.mode))
+        .map_err(Error::io("set the mode of", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_added() {
+        let user = SystemUser {
+            name: "postgres".into(),
+            uid: 543,
+            gid: 543,
+            comment: "PostgreSQL".into(),
+            home: "/var/lib/postgresql".into(),
+            shell: "/bin/bash".into(),
+            groups: vec!["tape".into()],
+        };
+        let users = [user];
+        let passwd = passwd_with("root:*:0:0:root:/root:/bin/bash\n", &users);
+        assert_eq!(
+            passwd.lines().nth(1),
+            Some("postgres:*:543:543:PostgreSQL:/var/lib/postgresql:/bin/bash")
+        );
+        let group = group_with("root:*:0:\ntape:*:26:ann\n", &users);
+        assert_eq!(
+            group,
+            "root:*:0:\ntape:*:26:ann,postgres\npostgres:*:543:\n"
+        );
+    }
+}

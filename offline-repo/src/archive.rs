@@ -1,0 +1,141 @@
+//! Fetching an archive's signed indexes: InRelease first, its signature, its dates; then the Packages files it lists.
+
+use crate::cache::Cache;
+use crate::compression::{self, Codec};
+use crate::digest::Sha256;
+use crate::error::{Error, Result};
+use crate::fetch::escape;
+use crate::http::{Client, Expected};
+use crate::openpgp::Keyring;
+use crate::release::Release;
+
+/// Debian's largest InRelease has 140 kB.
+const RELEASE_LIMIT: u64 = 16 << 20;
+/// Debian's largest Packages file has 10 MB compressed and 60 MB unpacked.
+const PACKED_LIMIT: u64 = 128 << 20;
+const UNPACKED_LIMIT: u64 = 1 << 30;
+
+/// An upstream: one archive with the suites and components taken from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstream {
+    /// Name in the recipe.
+    pub name: String,
+    /// Name of the archive, which decides its mirror.
+    pub archive: String,
+    /// URL of a vendor's archive; `None`: from the host's mirrors.
+    pub url: Option<String>,
+    /// Suites, for example "trixie" and "trixie-updates".
+    pub suites: Vec<String>,
+    /// Components, for example "main".
+    pub components: Vec<String>,
+    /// Key files (armoured or binary); a signature by one of these keys is required.
+    pub keys: Vec<Vec<u8>>,
+    /// Packages of an upstream with a higher priority win over newer versions elsewhere; usually 0.
+    pub priority: i32,
+}
+
+/// A verified InRelease.
+#[derive(Debug, Clone)]
+pub struct SignedRelease {
+    /// Its content.
+    pub release: Release,
+    /// Where it was fetched from.
+    pub url: String,
+    /// Digest of the whole signed file.
+    pub sha256: Sha256,
+    /// Fingerprint of the key whose signature was accepted.
+    pub signed_by: String,
+}
+
+/// A verified Packages file.
+#[derive(Debug, Clone)]
+pub struct PackagesFile {
+    /// URL it is listed at, for messages.
+    pub url: String,
+    /// Digest as fetched.
+    pub sha256: Sha256,
+    /// Text.
+    pub text: String,
+}
+
+/// Fetches and verifies the InRelease of a suite, for use at the time `now`.
+pub fn fetch_release(
+    client: &Client,
+    upstream: &Upstream,
+    keyring: &Keyring,
+    suite: &str,
+    now: u64,
+) -> Result<SignedRelease> {
+    let bases = client.archive_urls(&upstream.archive, upstream.url.as_deref())?;
+    let urls: Vec<String> = bases
+        .iter()
+        .map(|base| format!("{base}/dists/{suite}/InRelease"))
+        .collect();
+    let (bytes, url) = client.get(&urls, RELEASE_LIMIT)?;
+    let shown = crate::http::redact(&url);
+    let (text, verified) = keyring.verify_clearsigned(&shown, &bytes, now)?;
+    let release = Release::parse(&shown, &text)?;
+    release.check(&shown, suite, now)?;
+    Ok(SignedRelease {
+        release,
+        url,
+        sha256: Sha256::of(&bytes),
+        signed_by: verified.fingerprint,
+    })
+}
+
+/// Fetches the Packages file of a component, through the cache, verified against the release.
+pub fn fetch_packages(
+    client: &Client,
+    cache: &Cache,
+    signed: &SignedRelease,
+    component: &str,
+    architecture: &str,
+    on_bytes: &dyn Fn(u64),
+) -> Result<PackagesFile> {
+    let wanted = format!("{component}/binary-{architecture}/Packages");
+    let shown = crate::http::redact(&signed.url);
+    let (path, file) = signed
+        .release
+        .index(&wanted)
+        .ok_or_else(|| Error::MissingIndex {
+            url: shown,
+            wanted: wanted.clone(),
+        })?;
+    let base = signed.url.trim_end_matches("InRelease");
+    let url = format!("{base}{}", escape(&path));
+    if file.size > PACKED_LIMIT {
+        return Err(Error::TooLarge {
+            origin: crate::http::redact(&url),
+            limit: PACKED_LIMIT,
+        });
+    }
+    let mut urls = vec![url.clone()];
+    if signed.release.by_hash {
+        // By its digest the file is there even while the mirror is being updated.
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        urls.insert(
+            0,
+            format!("{base}{}/by-hash/SHA256/{}", escape(folder), file.sha256),
+        );
+    }
+    let expected = Expected {
+        name: wanted,
+        size: file.size,
+        sha256: file.sha256,
+    };
+    if !cache.verify(&file.sha256, file.size)? {
+        cache.fetch(client, &urls, &expected, on_bytes)?;
+    }
+    let packed = crate::files::read_bounded(&cache.path(&file.sha256), PACKED_LIMIT)?;
+    let origin = crate::http::redact(&url);
+    let unpacked =
+        compression::decompress(&origin, Codec::of_name(&path), &packed, UNPACKED_LIMIT)?;
+    let text =
+        String::from_utf8(unpacked).map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
+    Ok(PackagesFile {
+        url: origin,
+        sha256: file.sha256,
+        text,
+    })
+}

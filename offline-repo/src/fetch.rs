@@ -1,0 +1,230 @@
+//! From a lock to verified files: what is in the cache, what is missing, and fetching that.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::cache::Cache;
+use crate::error::{Error, Result};
+use crate::http::{Client, Expected};
+use crate::lock::{Lock, LockedPackage};
+use crate::progress::{Callback, Progress};
+
+/// Connections at a time: enough to hide a mirror's latency, few enough to be a polite guest.
+const CONNECTIONS: usize = 8;
+
+/// What a lock needs, split by whether the cache has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FetchPlan {
+    /// In the cache, by name and size; content is verified when it is used.
+    pub have: Vec<LockedPackage>,
+    /// To be fetched.
+    pub missing: Vec<LockedPackage>,
+}
+
+impl FetchPlan {
+    /// Looks into the cache, without reading content.
+    pub fn new(lock: &Lock, cache: &Cache) -> Self {
+        let (have, missing) = lock
+            .packages
+            .iter()
+            .cloned()
+            .partition(|p| cache.has(&p.sha256, p.size));
+        FetchPlan { have, missing }
+    }
+
+    /// Whether nothing has to be fetched.
+    pub fn is_empty(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Bytes to fetch.
+    pub fn missing_bytes(&self) -> u64 {
+        self.missing.iter().map(|p| p.size).sum()
+    }
+}
+
+/// All packages of a lock as verified files. Only [`fetch`] makes one.
+#[derive(Debug, Clone)]
+pub struct Fetched {
+    lock: Lock,
+    packages: Vec<(LockedPackage, PathBuf)>,
+}
+
+impl Fetched {
+    /// The lock that all of them are listed in.
+    pub fn lock(&self) -> &Lock {
+        &self.lock
+    }
+
+    /// Each package with the path of its `.deb`, in the order of the lock.
+    pub fn packages(&self) -> impl ExactSizeIterator<Item = (&LockedPackage, &Path)> {
+        self.packages
+            .iter()
+            .map(|(package, path)| (package, path.as_path()))
+    }
+
+    /// Path of one package's `.deb`.
+    pub fn path(&self, name: &str) -> Option<&Path> {
+        self.packages
+            .iter()
+            .find(|(p, _)| p.name == name)
+            .map(|(_, path)| path.as_path())
+    }
+}
+
+/// Verifies what the cache has, fetches the rest, and returns only when every file has its digest.
+pub fn fetch(
+    lock: &Lock,
+    client: &Client,
+    cache: &Cache,
+    progress: Callback<'_>,
+) -> Result<Fetched> {
+    let plan = FetchPlan::new(lock, cache);
+    let damaged: Vec<LockedPackage> = plan
+        .have
+        .par_iter()
+        .map(|p| {
+            Ok(if cache.verify(&p.sha256, p.size)? {
+                None
+            } else {
+                Some(p.clone())
+            })
+        })
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .flatten()
+        .collect();
+    let mut missing = plan.missing;
+    missing.extend(damaged);
+    // Large files first, so that no connection is left alone with one at the end.
+    missing.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.name.cmp(&b.name)));
+    if client.is_offline() && !missing.is_empty() {
+        missing.sort_by(|a, b| a.name.cmp(&b.name));
+        return Err(Error::Offline {
+            missing: missing
+                .iter()
+                .map(|p| format!("{} {}", p.name, p.version))
+                .collect(),
+        });
+    }
+    download(lock, &missing, client, cache, progress)?;
+    let packages = lock
+        .packages
+        .iter()
+        .map(|p| (p.clone(), cache.path(&p.sha256)))
+        .collect();
+    Ok(Fetched {
+        lock: lock.clone(),
+        packages,
+    })
+}
+
+fn download(
+    lock: &Lock,
+    missing: &[LockedPackage],
+    client: &Client,
+    cache: &Cache,
+    progress: Callback<'_>,
+) -> Result<()> {
+    let total_bytes: u64 = missing.iter().map(|p| p.size).sum();
+    let total = missing.len() as u64;
+    progress(Progress::Stage {
+        name: "fetch",
+        items: total,
+        bytes: total_bytes,
+    });
+    let next = AtomicUsize::new(0);
+    let (bytes, items, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let work = || {
+        while let Some(package) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let seen = AtomicU64::new(0);
+            let on_bytes = |now: u64| {
+                // Restarted downloads report less than before; the sum then only waits.
+                let before = seen.fetch_max(now, Ordering::Relaxed);
+                let done = bytes.fetch_add(now.saturating_sub(before), Ordering::Relaxed)
+                    + now.saturating_sub(before);
+                progress(Progress::Bytes {
+                    done,
+                    total: total_bytes,
+                });
+            };
+            match fetch_one(lock, package, client, cache, &on_bytes) {
+                Ok(()) => progress(Progress::Item {
+                    name: &package.name,
+                    done: items.fetch_add(1, Ordering::Relaxed) + 1,
+                    total,
+                }),
+                Err(error) => {
+                    stop.store(true, Ordering::Relaxed);
+                    failed
+                        .lock()
+                        .expect("no thread panics with it")
+                        .get_or_insert(error);
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..CONNECTIONS.min(missing.len()) {
+            scope.spawn(work);
+        }
+    });
+    match failed.into_inner().expect("no thread panics with it") {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+fn fetch_one(
+    lock: &Lock,
+    package: &LockedPackage,
+    client: &Client,
+    cache: &Cache,
+    on_bytes: &dyn Fn(u64),
+) -> Result<()> {
+    let bases = client.archive_urls(&package.archive, lock.archive_url(&package.archive))?;
+    let path = package.path.strip_prefix("./").unwrap_or(&package.path);
+    let urls: Vec<String> = bases
+        .iter()
+        .map(|base| format!("{base}/{}", escape(path)))
+        .collect();
+    let expected = Expected {
+        name: format!("{} {}", package.name, package.version),
+        size: package.size,
+        sha256: package.sha256,
+    };
+    cache.fetch(client, &urls, &expected, on_bytes).map(drop)
+}
+
+/// A path in a URL: everything but unreserved characters and slashes is percent-encoded (a `+` would be read
+/// as a space by some servers).
+pub(crate) fn escape(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(byte as char)
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn paths_are_escaped() {
+        assert_eq!(
+            super::escape("pool/g++_4%3a1~2.deb"),
+            "pool/g%2B%2B_4%253a1~2.deb"
+        );
+    }
+}

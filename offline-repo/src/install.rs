@@ -1,0 +1,205 @@
+//! Unpacking a bundle: bounded, confined, verified against its marker before anything gets its final name.
+
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::files::{self, Staging, is_confined};
+use crate::marker::{self, Marker};
+use crate::openpgp::Keyring;
+use crate::progress::{Callback, Progress};
+use crate::publish::{beside_names, check_name};
+
+/// More members or bytes than any bundle has.
+const MEMBER_LIMIT: u64 = 1_000_000;
+const BYTE_LIMIT: u64 = 1 << 40;
+/// Keys and source entries are small.
+const BESIDE_LIMIT: u64 = 1 << 20;
+
+/// Unpacks a bundle below `target` (for example `/www`); returns the repository's folder.
+///
+/// With keys, one of them must have signed the marker; without, the key in the bundle is taken, which finds
+/// damage but not forgery. Whatever goes wrong, nothing stays behind.
+pub fn install(
+    bundle: &Path,
+    target: &Path,
+    keyring: Option<&Keyring>,
+    progress: Callback<'_>,
+) -> Result<PathBuf> {
+    let file = File::open(bundle).map_err(|e| Error::io("open", bundle, e))?;
+    let total = file
+        .metadata()
+        .map_err(|e| Error::io("open", bundle, e))?
+        .len();
+    files::create_dirs(target)?;
+    let _held = files::lock_dir(target)?;
+    let name = name_of(bundle)?;
+    let staging = Staging::new(&target.join(&name))?;
+    progress(Progress::Stage {
+        name: "install",
+        items: 0,
+        bytes: total,
+    });
+    let counting = Counting {
+        inner: file,
+        done: 0,
+        total,
+        progress,
+    };
+    let unpacked = Unpacked::read(
+        bundle,
+        BufReader::with_capacity(1 << 20, counting),
+        &name,
+        staging.path(),
+    )?;
+    let own = match keyring {
+        Some(_) => None,
+        None => Some(Keyring::from_files(&[&unpacked.beside[0].1])?),
+    };
+    let marker = Marker::load(staging.path())?;
+    let origin = bundle.display().to_string();
+    marker.check_signature(
+        &origin,
+        keyring.or(own.as_ref()).expect("one of the two is there"),
+    )?;
+    marker.compare(staging.path())?.into_result(bundle)?;
+    for (file, bytes) in &unpacked.beside {
+        files::write_atomic(&target.join(file), bytes, 0o644)?;
+    }
+    staging.install(marker::NAME)?;
+    Ok(target.join(&name))
+}
+
+/// Name of the repository in a bundle: what its first member, `NAME.asc`, is named after.
+fn name_of(bundle: &Path) -> Result<String> {
+    let file = File::open(bundle).map_err(|e| Error::io("open", bundle, e))?;
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(BufReader::new(file)));
+    let first = archive
+        .entries()
+        .ok()
+        .and_then(|mut entries| entries.next()?.ok());
+    let name = first.and_then(|entry| {
+        Some(
+            entry
+                .path()
+                .ok()?
+                .to_str()?
+                .strip_suffix(".asc")?
+                .to_string(),
+        )
+    });
+    name.filter(|name| check_name(name).is_ok())
+        .ok_or_else(|| fail(bundle, "is not a bundle of a repository"))
+}
+
+fn fail(bundle: &Path, message: impl Into<String>) -> Error {
+    Error::Bundle {
+        path: bundle.to_path_buf(),
+        message: message.into(),
+    }
+}
+
+/// The files that lie beside the repository, in the order of [`beside_names`].
+struct Unpacked {
+    beside: Vec<(String, Vec<u8>)>,
+}
+
+impl Unpacked {
+    /// Unpacks the repository's files into `root`, and reads those beside it.
+    fn read(bundle: &Path, input: impl Read, name: &str, root: &Path) -> Result<Self> {
+        let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(input));
+        let mut unpacked = Unpacked { beside: Vec::new() };
+        let cut_off = |e: std::io::Error| fail(bundle, format!("is cut off or damaged: {e}"));
+        let (mut members, mut bytes, mut complete) = (0, 0, false);
+        for entry in archive.entries().map_err(cut_off)? {
+            let mut entry = entry.map_err(cut_off)?;
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            (members, bytes) = (members + 1, bytes + entry.size());
+            if members > MEMBER_LIMIT || bytes > BYTE_LIMIT {
+                return Err(fail(bundle, "holds more than a repository can"));
+            }
+            if complete {
+                return Err(fail(
+                    bundle,
+                    format!("has '{}' after its marker", path.escape_debug()),
+                ));
+            }
+            let kind = entry.header().entry_type();
+            if kind.is_dir() && path.trim_end_matches('/') == name {
+                continue;
+            }
+            let inner = path
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('/'));
+            match inner {
+                Some(inner) if kind.is_file() && is_confined(inner) => {
+                    complete = inner == marker::NAME;
+                    unpack(&mut entry, &root.join(inner)).map_err(cut_off)?;
+                }
+                None if kind.is_file()
+                    && beside_names(name).contains(&path)
+                    && entry.size() <= BESIDE_LIMIT =>
+                {
+                    let mut content = Vec::new();
+                    entry.read_to_end(&mut content).map_err(cut_off)?;
+                    unpacked.beside.push((path, content));
+                }
+                _ => {
+                    return Err(fail(
+                        bundle,
+                        format!(
+                            "holds '{}', which does not belong there",
+                            path.escape_debug()
+                        ),
+                    ));
+                }
+            }
+        }
+        // tar accepts an archive that just stops; the marker, which is last, tells that this one did not.
+        if !complete {
+            return Err(fail(
+                bundle,
+                format!("is cut off: it has no {}", marker::NAME),
+            ));
+        }
+        if unpacked
+            .beside
+            .iter()
+            .map(|(file, _)| file)
+            .ne(&beside_names(name))
+        {
+            return Err(fail(bundle, "lacks a key or a source entry"));
+        }
+        Ok(unpacked)
+    }
+}
+
+/// Writes one member; the number of bytes that its header announces must be there.
+fn unpack(entry: &mut impl Read, path: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(files::parent(path))?;
+    let mut file = File::create_new(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
+    std::io::copy(entry, &mut file).map(drop)
+}
+
+/// Reports how much of the tarball was read.
+struct Counting<'a, R> {
+    inner: R,
+    done: u64,
+    total: u64,
+    progress: Callback<'a>,
+}
+
+impl<R: Read> Read for Counting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.done += n as u64;
+        (self.progress)(Progress::Bytes {
+            done: self.done,
+            total: self.total,
+        });
+        Ok(n)
+    }
+}

@@ -1,0 +1,46 @@
+//! Offline package repositories: sources, index, resolve, lock, fetch, publish.
+//!
+//! The stages, each a type that only the stage before it can make:
+//!
+//! ```text
+//! LockRequest → (signed indexes) Universe → Resolution → Lock
+//! Lock → FetchPlan → Fetched → a repository folder → a bundle
+//! ```
+//!
+//! Parsers take text; effects (HTTP, writes) are in [`http`], [`cache`], [`publish`], [`bundle`]
+//! and [`install`]. Nothing here prints: long operations report through [`progress::Progress`].
+
+pub mod archive;
+pub mod bundle;
+pub mod cache;
+pub mod clearsign;
+pub mod closure;
+pub mod compression;
+pub mod date;
+pub mod deb;
+pub mod deb822;
+pub mod dependency;
+pub mod digest;
+pub mod error;
+pub mod fetch;
+mod files;
+pub mod http;
+pub mod install;
+pub mod lock;
+pub mod locking;
+pub mod marker;
+pub mod metadata;
+pub mod mirror;
+pub mod openpgp;
+pub mod progress;
+pub mod publish;
+pub mod release;
+pub mod repository;
+pub mod resolve;
+pub mod signer;
+mod solver;
+mod suggest;
+pub mod universe;
+pub mod version;
+
+pub use error::{Error, Result};

@@ -1,0 +1,345 @@
+//! The lock: every package with version, place, size and digest, and the signed indexes it was taken from.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::dependency;
+use crate::digest::Sha256;
+use crate::error::{Error, Result};
+use crate::files::{self, is_confined};
+use crate::version;
+
+/// The version of the format that this crate reads and writes.
+pub const SCHEMA: u32 = 1;
+
+/// No lock file is larger, in bytes.
+const LOCK_LIMIT: u64 = 64 << 20;
+
+/// A lock file (`NAME.lock`, TOML).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// Version of this format, 1.
+    pub schema: u32,
+    /// Name of what is locked.
+    pub name: String,
+    /// Debian architecture, for example "amd64".
+    pub architecture: String,
+    /// The signed indexes, in the order of the request.
+    #[serde(rename = "index", default)]
+    pub indexes: Vec<LockedIndex>,
+    /// The packages, sorted by name.
+    #[serde(rename = "package", default)]
+    pub packages: Vec<LockedPackage>,
+}
+
+/// A signed index that was read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedIndex {
+    /// Name of the upstream in the recipe.
+    pub upstream: String,
+    /// Name of its archive.
+    pub archive: String,
+    /// URL that the recipe itself gives; absent when the archive's mirror is a matter of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Suite, for example "trixie-updates".
+    pub suite: String,
+    /// Component, for example "main".
+    pub component: String,
+    /// Architecture of the index.
+    pub architecture: String,
+    /// Date of the Release file, seconds since 1970.
+    pub date: u64,
+    /// Fingerprint of the key whose signature was accepted.
+    pub signed_by: String,
+    /// SHA-256 of the InRelease file.
+    pub in_release_sha256: Sha256,
+    /// SHA-256 of the Packages file as fetched (compressed).
+    pub packages_sha256: Sha256,
+}
+
+/// A package.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LockedPackage {
+    /// Package name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Architecture of the package: the lock's, or "all".
+    pub architecture: String,
+    /// Archive it is fetched from.
+    pub archive: String,
+    /// Suite it was found in.
+    pub suite: String,
+    /// Path below the archive's base URL.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of the `.deb`.
+    pub sha256: Sha256,
+    /// Whether the closure of the essential packages contains it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub essential: bool,
+    /// Groups whose closure contains it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<String>,
+    /// The package that first needed it, `group NAME`, or `essential`.
+    pub why: String,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+impl LockedPackage {
+    /// The file's name in a flat repository: `name_version_arch.deb`, with the epoch's colon as `%3a`, as apt
+    /// names the files it downloads.
+    pub fn file_name(&self) -> String {
+        file_name(&self.name, &self.version, &self.architecture)
+    }
+}
+
+/// See [`LockedPackage::file_name`].
+pub fn file_name(name: &str, version: &str, architecture: &str) -> String {
+    format!("{name}_{}_{architecture}.deb", version.replace(':', "%3a"))
+}
+
+impl Lock {
+    /// Reads a lock file's text and checks that nothing in it leads outside of where it should.
+    pub fn parse(origin: &str, text: &str) -> Result<Self> {
+        let lock: Lock = toml::from_str(text).map_err(|e| Error::Syntax {
+            origin: origin.to_string(),
+            line: e
+                .span()
+                .map_or(1, |span| text[..span.start].matches('\n').count() + 1),
+            message: e.message().to_string(),
+        })?;
+        if lock.schema != SCHEMA {
+            return Err(Error::invalid(
+                origin,
+                format!("has schema {}, this version reads {SCHEMA}", lock.schema),
+            ));
+        }
+        lock.check(origin)?;
+        Ok(lock)
+    }
+
+    fn check(&self, origin: &str) -> Result<()> {
+        if !dependency::is_architecture(&self.architecture) {
+            return Err(Error::invalid(origin, "has no valid architecture"));
+        }
+        let mut names = BTreeSet::new();
+        for package in &self.packages {
+            let is_valid = dependency::is_package_name(&package.name)
+                && version::is_valid(&package.version)
+                && (package.architecture == "all" || package.architecture == self.architecture)
+                && is_confined(package.path.strip_prefix("./").unwrap_or(&package.path));
+            if !is_valid {
+                let message = format!(
+                    "package '{}' has an invalid name, version, architecture or path",
+                    package.name.escape_debug()
+                );
+                return Err(Error::invalid(origin, message));
+            }
+            if !names.insert(&package.name) {
+                return Err(Error::invalid(
+                    origin,
+                    format!("package '{}' occurs twice", package.name),
+                ));
+            }
+            if !self
+                .indexes
+                .iter()
+                .any(|index| index.archive == package.archive)
+            {
+                let message = format!(
+                    "package '{}' is from the archive '{}', which has no index",
+                    package.name, package.archive
+                );
+                return Err(Error::invalid(origin, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a lock file.
+    pub fn load(path: &Path) -> Result<Self> {
+        let origin = path.display().to_string();
+        let text = String::from_utf8(files::read_bounded(path, LOCK_LIMIT)?)
+            .map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
+        Lock::parse(&origin, &text)
+    }
+
+    /// Writes a lock file.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        files::write_atomic(path, self.to_text().as_bytes(), 0o644)
+    }
+
+    /// The text of the lock file; the same lock always gives the same text.
+    pub fn to_text(&self) -> String {
+        let body = toml::to_string(self).expect("a lock holds only what TOML can hold");
+        format!("# Written by 'farrow lock'; every later step uses exactly these packages.\n{body}")
+    }
+
+    /// Digest of the text: changes when and only when something in the lock does.
+    pub fn digest(&self) -> Sha256 {
+        Sha256::of(self.to_text().as_bytes())
+    }
+
+    /// The date of the newest index, seconds since 1970: the time that everything made from this lock carries.
+    pub fn epoch(&self) -> u64 {
+        self.indexes
+            .iter()
+            .map(|index| index.date)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// The package of that name.
+    pub fn package(&self, name: &str) -> Option<&LockedPackage> {
+        let found = self
+            .packages
+            .binary_search_by(|package| package.name.as_str().cmp(name));
+        found.ok().map(|i| &self.packages[i])
+    }
+
+    /// URL that the recipe gave for an archive.
+    pub fn archive_url(&self, archive: &str) -> Option<&str> {
+        self.indexes
+            .iter()
+            .find(|index| index.archive == archive)?
+            .url
+            .as_deref()
+    }
+
+    /// Why a package is there: itself first, then what needed it, up to `group NAME` or `essential`.
+    pub fn why(&self, name: &str) -> Vec<String> {
+        let mut chain: Vec<String> = Vec::new();
+        let mut next = name;
+        while let Some(package) = self.package(next).filter(|p| !chain.contains(&p.name)) {
+            chain.push(package.name.clone());
+            next = &package.why;
+        }
+        if !chain.is_empty() {
+            chain.push(next.to_string());
+        }
+        chain
+    }
+
+    /// Packages of some groups, or of all when none is named, in the order of the lock.
+    pub fn of_groups(&self, groups: &[&str]) -> Vec<&LockedPackage> {
+        let is_wanted = |p: &&LockedPackage| {
+            groups.is_empty() || p.groups.iter().any(|g| groups.contains(&g.as_str()))
+        };
+        self.packages.iter().filter(is_wanted).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(crate) fn sample() -> Lock {
+        let package = |name: &str, why: &str| LockedPackage {
+            name: name.into(),
+            version: "1:2.3-4".into(),
+            architecture: "amd64".into(),
+            archive: "debian".into(),
+            suite: "trixie".into(),
+            path: format!("pool/main/{name}.deb"),
+            size: 7,
+            sha256: Sha256::of(name.as_bytes()),
+            essential: name == "libc6",
+            groups: vec!["meta".into()],
+            why: why.into(),
+        };
+        Lock {
+            schema: SCHEMA,
+            name: "pigsty".into(),
+            architecture: "amd64".into(),
+            indexes: vec![LockedIndex {
+                upstream: "base".into(),
+                archive: "debian".into(),
+                url: None,
+                suite: "trixie".into(),
+                component: "main".into(),
+                architecture: "amd64".into(),
+                date: 1_795_140_670,
+                signed_by: "AB".into(),
+                in_release_sha256: Sha256::of(b"r"),
+                packages_sha256: Sha256::of(b"p"),
+            }],
+            packages: vec![
+                package("etcd-server", "group meta"),
+                package("libc6", "etcd-server"),
+            ],
+        }
+    }
+
+    #[test]
+    fn text_round_trips_and_digest_is_stable() {
+        let lock = sample();
+        let text = lock.to_text();
+        assert_eq!(Lock::parse("x.lock", &text).unwrap(), lock);
+        assert_eq!(
+            lock.digest(),
+            Lock::parse("x.lock", &text).unwrap().digest()
+        );
+        assert_eq!(lock.why("libc6"), ["libc6", "etcd-server", "group meta"]);
+        assert_eq!(lock.why("nothing"), [] as [&str; 0]);
+        assert_eq!(
+            lock.packages[0].file_name(),
+            "etcd-server_1%3a2.3-4_amd64.deb"
+        );
+        assert_eq!(lock.epoch(), 1_795_140_670);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let text = sample().to_text();
+        for (from, to, message) in [
+            (
+                "schema = 1",
+                "schema = 2",
+                "x.lock: has schema 2, this version reads 1",
+            ),
+            (
+                "schema = 1",
+                "schema = 1\ncolour = 1",
+                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `index`, `package`",
+            ),
+            (
+                "pool/main/libc6.deb",
+                "../libc6.deb",
+                "x.lock: package 'libc6' has an invalid name, version, architecture or path",
+            ),
+            (
+                "name = \"libc6\"",
+                "name = \"etcd-server\"",
+                "x.lock: package 'etcd-server' occurs twice",
+            ),
+            (
+                "version = \"1:2.3-4\"",
+                "version = \"/\"",
+                "x.lock: package 'etcd-server' has an invalid name, version, architecture or path",
+            ),
+            (
+                "archive = \"debian\"\nsuite = \"trixie\"\npath",
+                "archive = \"x\"\nsuite = \"trixie\"\npath",
+                "x.lock: package 'etcd-server' is from the archive 'x', which has no index",
+            ),
+        ] {
+            let wrong = text.replacen(from, to, 1);
+            assert_ne!(wrong, text);
+            assert_eq!(
+                Lock::parse("x.lock", &wrong).unwrap_err().to_string(),
+                message
+            );
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! From a request to a lock: signed indexes, one universe, one closure.
+
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::archive::{self, Upstream};
+use crate::cache::Cache;
+use crate::closure::{self, Chosen, Wishes};
+use crate::error::{Error, Result};
+use crate::http::Client;
+use crate::lock::{Lock, LockedIndex, LockedPackage, SCHEMA};
+use crate::openpgp::Keyring;
+use crate::progress::{Callback, Progress};
+use crate::resolve::Resolver;
+use crate::universe::{IndexText, Universe};
+
+/// What is to be locked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LockRequest {
+    /// Name of the recipe.
+    pub name: String,
+    /// Debian architecture, for example "amd64".
+    pub architecture: String,
+    /// Archives, the most trusted first.
+    pub upstreams: Vec<Upstream>,
+    /// Requested packages by group; a request is a name, `name=version`, or `a | b (>= 1)`.
+    pub groups: BTreeMap<String, Vec<String>>,
+    /// Whether all `Essential: yes` packages are roots too, as an image needs them.
+    pub include_essential: bool,
+    /// Whether Recommends are followed.
+    pub recommends: bool,
+    /// The time at which signatures and indexes must be valid, seconds since 1970; `None`: now.
+    pub now: Option<u64>,
+}
+
+/// Fetches and verifies the indexes, resolves the request, and returns the lock.
+pub fn lock(
+    request: &LockRequest,
+    client: &Client,
+    cache: &Cache,
+    progress: Callback<'_>,
+) -> Result<Lock> {
+    let (universe, indexes) = load_universe(request, client, cache, progress)?;
+    progress(Progress::Stage {
+        name: "resolve",
+        items: 0,
+        bytes: 0,
+    });
+    let resolver = Resolver::new(&universe)?;
+    let wishes = Wishes {
+        groups: request.groups.clone(),
+        include_essential: request.include_essential,
+        recommends: request.recommends,
+    };
+    let chosen = closure::closure(&resolver, &wishes)?;
+    let packages = chosen
+        .into_iter()
+        .map(|chosen| locked(&universe, &indexes, chosen))
+        .collect();
+    let lock = Lock {
+        schema: SCHEMA,
+        name: request.name.clone(),
+        architecture: request.architecture.clone(),
+        indexes,
+        packages,
+    };
+    // What is written must be readable: the checks of the reader hold for it, too.
+    Lock::parse("the new lock", &lock.to_text())
+}
+
+/// The closure of any set of packages, without essential packages: a lock with the single group "request".
+pub fn resolve_set(
+    packages: &[String],
+    architecture: &str,
+    upstreams: Vec<Upstream>,
+    recommends: bool,
+    client: &Client,
+    cache: &Cache,
+    progress: Callback<'_>,
+) -> Result<Lock> {
+    let request = LockRequest {
+        name: "request".into(),
+        architecture: architecture.into(),
+        upstreams,
+        groups: BTreeMap::from([("request".into(), packages.to_vec())]),
+        recommends,
+        ..LockRequest::default()
+    };
+    lock(&request, client, cache, progress)
+}
+
+/// Fetches all indexes; the n-th index of the universe is the n-th of the list.
+fn load_universe(
+    request: &LockRequest,
+    client: &Client,
+    cache: &Cache,
+    progress: Callback<'_>,
+) -> Result<(Universe, Vec<LockedIndex>)> {
+    if request.upstreams.is_empty() {
+        return Err(Error::invalid(&request.name, "names no upstream"));
+    }
+    if client.is_offline() {
+        let names = request
+            .upstreams
+            .iter()
+            .map(|u| format!("the indexes of '{}'", u.name));
+        return Err(Error::Offline {
+            missing: names.collect(),
+        });
+    }
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    let now = request.now.unwrap_or(clock);
+    let jobs: Vec<(&Upstream, &String)> = request
+        .upstreams
+        .iter()
+        .flat_map(|upstream| upstream.suites.iter().map(move |suite| (upstream, suite)))
+        .collect();
+    progress(Progress::Stage {
+        name: "index",
+        items: jobs.len() as u64,
+        bytes: 0,
+    });
+    // One thread per suite: while one waits for its mirror or unpacks, the others go on.
+    let loaded: Vec<Result<Vec<(LockedIndex, IndexText)>>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = jobs
+            .iter()
+            .map(|(upstream, suite)| {
+                scope.spawn(move || load_suite(request, upstream, suite, now, client, cache))
+            })
+            .collect();
+        let results = threads.into_iter().enumerate().map(|(i, thread)| {
+            let result = thread.join().expect("no panic while an index is read");
+            progress(Progress::Item {
+                name: jobs[i].1,
+                done: i as u64 + 1,
+                total: jobs.len() as u64,
+            });
+            result
+        });
+        results.collect()
+    });
+    let mut indexes = Vec::new();
+    let mut texts = Vec::new();
+    for suite in loaded {
+        for (index, text) in suite? {
+            indexes.push(index);
+            texts.push(text);
+        }
+    }
+    Ok((Universe::parse(texts, &request.architecture)?, indexes))
+}
+
+fn load_suite(
+    request: &LockRequest,
+    upstream: &Upstream,
+    suite: &str,
+    now: u64,
+    client: &Client,
+    cache: &Cache,
+) -> Result<Vec<(LockedIndex, IndexText)>> {
+    let keyring = Keyring::from_files(&upstream.keys).map_err(|error| match error {
+        Error::Key { origin, message } => Error::Key {
+            origin: format!("{origin} of the upstream '{}'", upstream.name),
+            message,
+        },
+        other => other,
+    })?;
+    let signed = archive::fetch_release(client, upstream, &keyring, suite, now)?;
+    let mut loaded = Vec::new();
+    for component in &upstream.components {
+        let packages = archive::fetch_packages(
+            client,
+            cache,
+            &signed,
+            component,
+            &request.architecture,
+            &|_| {},
+        )?;
+        let index = LockedIndex {
+            upstream: upstream.name.clone(),
+            archive: upstream.archive.clone(),
+            url: upstream.url.clone(),
+            suite: suite.to_string(),
+            component: component.clone(),
+            architecture: request.architecture.clone(),
+            date: signed.release.date,
+            signed_by: signed.signed_by.clone(),
+            in_release_sha256: signed.sha256,
+            packages_sha256: packages.sha256,
+        };
+        let text = IndexText {
+            origin: packages.url,
+            text: packages.text.into(),
+            priority: upstream.priority,
+        };
+        loaded.push((index, text));
+    }
+    Ok(loaded)
+}
+
+fn locked(universe: &Universe, indexes: &[LockedIndex], chosen: Chosen) -> LockedPackage {
+    let id = chosen.id;
+    let index = &indexes[universe.index(id)];
+    LockedPackage {
+        name: universe.name(id).to_string(),
+        version: universe.version(id).to_string(),
+        architecture: universe.architecture(id).to_string(),
+        archive: index.archive.clone(),
+        suite: index.suite.clone(),
+        path: universe.path(id).to_string(),
+        size: universe.size(id),
+        sha256: universe.sha256(id),
+        essential: chosen.essential,
+        groups: chosen.groups,
+        why: chosen.why,
+    }
+}

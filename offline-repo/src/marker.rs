@@ -1,0 +1,227 @@
+//! `repo_complete`: one line per file as `sha256sum` writes it, then the digest of those lines and a signature over
+//! them, as comments, so that `sha256sum -c repo_complete` works. It is withdrawn first and installed last.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use rayon::prelude::*;
+
+use crate::digest::Sha256;
+use crate::error::{Error, Result};
+use crate::files::{self, is_confined};
+use crate::openpgp::Keyring;
+use crate::signer::Signer;
+
+/// The marker's file name.
+pub const NAME: &str = "repo_complete";
+
+const DIGEST_LINE: &str = "# manifest-sha256: ";
+const SIGNATURE_LINE: &str = "# signature: ";
+
+/// No marker is larger, in bytes; 600 packages make 60 kB.
+const MARKER_LIMIT: u64 = 64 << 20;
+
+/// A parsed marker whose digest matches its lines; its signature is checked by [`Marker::check_signature`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marker {
+    /// Files with their digests, sorted by path.
+    pub files: Vec<(String, Sha256)>,
+    /// Digest of the lines: the repository's identity.
+    pub manifest: Sha256,
+    lines: String,
+    signature: Vec<u8>,
+}
+
+/// What differs between a marker and the files beside it. Empty lists: the repository is complete.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Listed, and not there.
+    pub missing: Vec<String>,
+    /// There, and not listed.
+    pub extra: Vec<String>,
+    /// There with other content, or not a regular file.
+    pub wrong: Vec<String>,
+}
+
+impl Report {
+    /// Whether everything is as listed.
+    pub fn is_complete(&self) -> bool {
+        self.missing.is_empty() && self.extra.is_empty() && self.wrong.is_empty()
+    }
+
+    /// One line that names the first few differences.
+    pub fn summary(&self) -> String {
+        let part = |what: &str, names: &[String]| match names.split_first() {
+            None => None,
+            Some((first, [])) => Some(format!("{what} {first}")),
+            Some((first, rest)) => Some(format!("{what} {first} and {} more", rest.len())),
+        };
+        let parts = [
+            part("missing", &self.missing),
+            part("wrong", &self.wrong),
+            part("extra", &self.extra),
+        ];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
+
+    /// An error unless everything is as listed.
+    pub fn into_result(self, path: &Path) -> Result<()> {
+        match self.is_complete() {
+            true => Ok(()),
+            false => Err(Error::Incomplete {
+                path: path.to_path_buf(),
+                message: self.summary(),
+            }),
+        }
+    }
+}
+
+/// The marker's text for some files, sorted here, signed with the date `epoch`.
+pub fn write(
+    mut files: Vec<(String, Sha256)>,
+    signer: &Signer,
+    epoch: u64,
+) -> Result<(String, Sha256)> {
+    files.sort_unstable();
+    let lines: String = files
+        .iter()
+        .map(|(path, sha256)| format!("{sha256}  {path}\n"))
+        .collect();
+    let manifest = Sha256::of(lines.as_bytes());
+    let signature = BASE64.encode(signer.detach(lines.as_bytes(), epoch)?);
+    let text = format!("{lines}{DIGEST_LINE}{manifest}\n{SIGNATURE_LINE}{signature}\n");
+    Ok((text, manifest))
+}
+
+impl Marker {
+    /// Reads a marker's text; `origin` is for messages.
+    pub fn parse(origin: &str, text: &str) -> Result<Self> {
+        let fail = |line: usize, message: &str| Error::Syntax {
+            origin: origin.to_string(),
+            line: line + 1,
+            message: message.to_string(),
+        };
+        let mut files: Vec<(String, Sha256)> = Vec::new();
+        let end = text
+            .lines()
+            .take_while(|line| !line.starts_with('#'))
+            .map(|line| line.len() + 1)
+            .sum::<usize>();
+        let (lines, comments) = text
+            .split_at_checked(end)
+            .ok_or_else(|| fail(0, "it is cut off"))?;
+        for (number, line) in lines.lines().enumerate() {
+            let entry = line
+                .split_once("  ")
+                .and_then(|(hex, path)| Some((path.to_string(), hex.parse().ok()?)));
+            let (path, sha256) = entry.ok_or_else(|| fail(number, "expected 'sha256  path'"))?;
+            if !is_confined(&path) || path == NAME {
+                return Err(fail(number, "the path leads outside of the repository"));
+            }
+            if files.last().is_some_and(|(last, _)| *last >= path) {
+                return Err(fail(number, "the paths are not sorted"));
+            }
+            files.push((path, sha256));
+        }
+        let mut comments = comments.lines();
+        let mut comment = |prefix: &str, message: &str| {
+            let value = comments
+                .next()
+                .and_then(|line| line.strip_prefix(prefix))
+                .map(String::from);
+            value.ok_or_else(|| fail(files.len(), message))
+        };
+        let manifest = comment(DIGEST_LINE, "expected the manifest digest")?;
+        let signature = comment(SIGNATURE_LINE, "expected the signature")?;
+        let marker = Marker {
+            manifest: Sha256::of(lines.as_bytes()),
+            lines: lines.to_string(),
+            signature: BASE64
+                .decode(signature)
+                .map_err(|_| fail(files.len() + 1, "the signature is not base64"))?,
+            files,
+        };
+        match marker.manifest.to_string() == manifest {
+            true => Ok(marker),
+            false => Err(fail(
+                marker.files.len(),
+                "the manifest digest does not match the lines",
+            )),
+        }
+    }
+
+    /// Reads the marker of a repository folder.
+    pub fn load(repository: &Path) -> Result<Self> {
+        let path = repository.join(NAME);
+        if path.symlink_metadata().is_err() {
+            return Err(Error::Incomplete {
+                path: repository.to_path_buf(),
+                message: format!("it has no {NAME}"),
+            });
+        }
+        let origin = path.display().to_string();
+        let text = String::from_utf8(files::read_bounded(&path, MARKER_LIMIT)?)
+            .map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
+        Marker::parse(&origin, &text)
+    }
+
+    /// Checks that one of these keys signed the lines, at whatever time.
+    pub fn check_signature(&self, origin: &str, keyring: &Keyring) -> Result<()> {
+        keyring
+            .verify_detached(origin, self.lines.as_bytes(), &self.signature, None)
+            .map(drop)
+    }
+
+    /// The digest listed for a file.
+    pub fn sha256(&self, path: &str) -> Option<Sha256> {
+        let found = self
+            .files
+            .binary_search_by(|(listed, _)| listed.as_str().cmp(path));
+        found.ok().map(|i| self.files[i].1)
+    }
+
+    /// Compares the listed files with those in a folder, content included, in parallel.
+    pub fn compare(&self, repository: &Path) -> Result<Report> {
+        let present: BTreeSet<String> = files::walk(repository)?
+            .into_iter()
+            .filter(|path| path != NAME)
+            .collect();
+        let listed: BTreeSet<&str> = self.files.iter().map(|(path, _)| path.as_str()).collect();
+        let wrong = self
+            .files
+            .par_iter()
+            .filter(|(path, _)| present.contains(path))
+            .map(|(path, sha256)| {
+                let full = repository.join(path);
+                // A link could point to the right content today and to other content tomorrow.
+                let is_file = full.symlink_metadata().is_ok_and(|m| m.is_file());
+                let matches = is_file && Sha256::of_file(&full)?.0 == *sha256;
+                Ok((!matches).then(|| path.clone()))
+            });
+        let wrong = wrong.collect::<Result<Vec<_>>>()?;
+        Ok(Report {
+            missing: listed
+                .iter()
+                .filter(|path| !present.contains(**path))
+                .map(|path| path.to_string())
+                .collect(),
+            extra: present
+                .iter()
+                .filter(|path| !listed.contains(path.as_str()))
+                .cloned()
+                .collect(),
+            wrong: wrong.into_iter().flatten().collect(),
+        })
+    }
+}
+
+/// Verifies a repository folder: the marker's signature if keys are given, then every file's content.
+pub fn verify(repository: &Path, keyring: Option<&Keyring>) -> Result<Report> {
+    let marker = Marker::load(repository)?;
+    if let Some(keyring) = keyring {
+        marker.check_signature(&repository.join(NAME).display().to_string(), keyring)?;
+    }
+    marker.compare(repository)
+}

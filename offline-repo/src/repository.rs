@@ -1,0 +1,203 @@
+//! Reading a finished repository: what an image build takes packages from, without any network.
+
+use std::path::{Path, PathBuf};
+
+use crate::closure::{self, Wishes};
+use crate::deb822;
+use crate::digest::Sha256;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::lock::file_name;
+use crate::marker::{self, Marker};
+use crate::openpgp::Keyring;
+use crate::resolve::Resolver;
+use crate::universe::{IndexText, Universe};
+
+/// No Packages file of an offline repository is larger, in bytes.
+const PACKAGES_LIMIT: u64 = 1 << 30;
+
+/// A package in a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepositoryPackage {
+    /// Package name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Architecture.
+    pub architecture: String,
+    /// The `.deb`.
+    pub path: PathBuf,
+    /// Its SHA-256, as the marker and the index say.
+    pub sha256: Sha256,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether its control file says `Essential: yes`.
+    pub essential: bool,
+}
+
+/// A package of a closure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClosurePackage {
+    /// The package.
+    pub package: RepositoryPackage,
+    /// Whether the closure of the essential packages contains it.
+    pub essential: bool,
+    /// The package that first needed it, `group request`, or `essential`.
+    pub why: String,
+}
+
+/// An opened repository: its marker is parsed (and its signature checked), its index is verified and parsed,
+/// and every package is there with its listed size.
+#[derive(Debug)]
+pub struct Repository {
+    path: PathBuf,
+    marker: Marker,
+    universe: Universe,
+    packages: Vec<RepositoryPackage>,
+}
+
+impl Repository {
+    /// Opens a repository folder; with keys, one of them must have signed its marker.
+    pub fn open(path: &Path, keyring: Option<&Keyring>) -> Result<Self> {
+        let marker = Marker::load(path)?;
+        if let Some(keyring) = keyring {
+            marker.check_signature(&path.join(marker::NAME).display().to_string(), keyring)?;
+        }
+        let text = read_index(path, &marker)?;
+        let architecture = architecture(path, &marker)?;
+        let index = IndexText {
+            origin: path.join("Packages").display().to_string(),
+            text: text.into(),
+            priority: 0,
+        };
+        let universe = Universe::parse(vec![index], &architecture)?;
+        let mut packages = universe
+            .ids()
+            .map(|id| package(path, &marker, &universe, id))
+            .collect::<Result<Vec<_>>>()?;
+        packages.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Repository {
+            path: path.to_path_buf(),
+            marker,
+            universe,
+            packages,
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Digest of the manifest, the repository's identity.
+    pub fn manifest(&self) -> Sha256 {
+        self.marker.manifest
+    }
+
+    /// All packages, sorted by name.
+    pub fn packages(&self) -> &[RepositoryPackage] {
+        &self.packages
+    }
+
+    /// Resolves requests (names, `name=version`, alternatives) from this repository alone, sorted by name.
+    pub fn closure(
+        &self,
+        requests: &[String],
+        include_essential: bool,
+    ) -> Result<Vec<ClosurePackage>> {
+        let wishes = Wishes {
+            groups: [("request".to_string(), requests.to_vec())].into(),
+            include_essential,
+            recommends: false,
+        };
+        let resolver = Resolver::new(&self.universe)?;
+        let chosen = closure::closure(&resolver, &wishes)?;
+        let found = chosen.into_iter().map(|chosen| {
+            Ok(ClosurePackage {
+                package: package(&self.path, &self.marker, &self.universe, chosen.id)?,
+                essential: chosen.essential,
+                why: chosen.why,
+            })
+        });
+        found.collect()
+    }
+
+    /// Compares every file with the marker, content included.
+    pub fn verify(&self) -> Result<marker::Report> {
+        self.marker.compare(&self.path)
+    }
+}
+
+fn incomplete(path: &Path, message: String) -> Error {
+    Error::Incomplete {
+        path: path.to_path_buf(),
+        message,
+    }
+}
+
+/// A small file of the repository, compared with the marker.
+fn read_verified(path: &Path, marker: &Marker, name: &str) -> Result<String> {
+    let expected = marker
+        .sha256(name)
+        .ok_or_else(|| incomplete(path, format!("its marker lists no {name}")))?;
+    let bytes = files::read_bounded(&path.join(name), PACKAGES_LIMIT)?;
+    if Sha256::of(&bytes) != expected {
+        return Err(incomplete(path, format!("wrong {name}")));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| Error::invalid(path.join(name).display(), "is not UTF-8 text"))
+}
+
+fn read_index(path: &Path, marker: &Marker) -> Result<String> {
+    read_verified(path, marker, "Packages")
+}
+
+/// The architecture other than "all" that the Release file names.
+fn architecture(path: &Path, marker: &Marker) -> Result<String> {
+    let text = read_verified(path, marker, "Release")?;
+    let origin = path.join("Release").display().to_string();
+    let stanza = deb822::parse_one(&text).map_err(|e| e.at(&origin))?;
+    let listed = stanza.get("Architectures").unwrap_or_default();
+    Ok(listed
+        .split_ascii_whitespace()
+        .find(|a| *a != "all")
+        .unwrap_or("all")
+        .to_string())
+}
+
+fn package(
+    root: &Path,
+    marker: &Marker,
+    universe: &Universe,
+    id: u32,
+) -> Result<RepositoryPackage> {
+    let (name, version, architecture) = (
+        universe.name(id),
+        universe.version(id),
+        universe.architecture(id),
+    );
+    let file = universe.path(id);
+    let (sha256, size) = (universe.sha256(id), universe.size(id));
+    let path = root.join(file);
+    if file != file_name(name, version, architecture) || marker.sha256(file) != Some(sha256) {
+        return Err(incomplete(
+            root,
+            format!("its index and its marker do not agree on {name}"),
+        ));
+    }
+    if !path
+        .symlink_metadata()
+        .is_ok_and(|m| m.is_file() && m.len() == size)
+    {
+        return Err(incomplete(root, format!("missing or wrong {file}")));
+    }
+    Ok(RepositoryPackage {
+        name: name.to_string(),
+        version: version.to_string(),
+        architecture: architecture.to_string(),
+        path,
+        sha256,
+        size,
+        essential: universe.is_essential(id),
+    })
+}

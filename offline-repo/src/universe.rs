@@ -1,0 +1,328 @@
+//! All packages of some indexes, in compact form: a record holds offsets into the index's text.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::deb822::{Item, Reader};
+use crate::dependency::{self, Alternatives};
+use crate::digest::Sha256;
+use crate::error::{Error, Result};
+use crate::files::is_confined;
+use crate::version;
+
+/// Offsets of a value in its index's text.
+type Span = (u32, u32);
+
+/// Where a package sits in the universe.
+pub type PackageId = u32;
+
+/// An index as text, with the place it came from.
+#[derive(Debug, Clone)]
+pub struct IndexText {
+    /// Path or URL, for messages.
+    pub origin: String,
+    /// The Packages file.
+    pub text: Arc<str>,
+    /// Packages of an index with a higher priority win over newer versions elsewhere.
+    pub priority: i32,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Record {
+    index: u16,
+    name: Span,
+    version: Span,
+    architecture: Span,
+    depends: Span,
+    pre_depends: Span,
+    recommends: Span,
+    provides: Span,
+    conflicts: Span,
+    breaks: Span,
+    path: Span,
+    sha256: Span,
+    size: u64,
+    essential: bool,
+    any_architecture: bool,
+    rank: u8,
+}
+
+/// Packages of all indexes. Of packages with the same name and version the first index's one is kept.
+#[derive(Debug, Default)]
+pub struct Universe {
+    indexes: Vec<IndexText>,
+    records: Vec<Record>,
+    by_name: HashMap<Box<str>, Vec<PackageId>>,
+}
+
+/// More packages than any archive has.
+const PACKAGE_LIMIT: usize = 2_000_000;
+
+impl Universe {
+    /// Reads indexes for one architecture; packages of others are left out.
+    pub fn parse(indexes: Vec<IndexText>, architecture: &str) -> Result<Self> {
+        let mut universe = Universe::default();
+        for (number, index) in indexes.iter().enumerate() {
+            let number = u16::try_from(number)
+                .map_err(|_| Error::invalid(&index.origin, "is one index too many"))?;
+            universe.read_index(number, index, architecture)?;
+        }
+        universe.indexes = indexes;
+        universe.index_names();
+        Ok(universe)
+    }
+
+    fn read_index(&mut self, number: u16, index: &IndexText, architecture: &str) -> Result<()> {
+        let text: &str = &index.text;
+        if u32::try_from(text.len()).is_err() {
+            return Err(Error::TooLarge {
+                origin: index.origin.clone(),
+                limit: u64::from(u32::MAX),
+            });
+        }
+        let mut record = Record::default();
+        let mut reader = Reader::new(text);
+        while let Some(item) = reader.next() {
+            match item.map_err(|e| e.at(&index.origin))? {
+                Item::Field(name, value) => record.set(name, value, text),
+                Item::End => {
+                    let mut done = std::mem::take(&mut record);
+                    done.index = number;
+                    let is_ours = ["all", architecture].contains(&slice(text, done.architecture));
+                    done.check(text).map_err(|message| Error::Syntax {
+                        origin: index.origin.clone(),
+                        line: reader.line(),
+                        message: message.to_string(),
+                    })?;
+                    if is_ours {
+                        self.records.push(done);
+                    }
+                    if self.records.len() > PACKAGE_LIMIT {
+                        return Err(Error::invalid(
+                            &index.origin,
+                            format!("has more than {PACKAGE_LIMIT} packages"),
+                        ));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills the table of names, each list sorted by preference: priority, then version, then order of the
+    /// indexes; removes later copies of the same version.
+    fn index_names(&mut self) {
+        let mut by_name: HashMap<Box<str>, Vec<PackageId>> =
+            HashMap::with_capacity(self.records.len());
+        for id in 0..self.records.len() as PackageId {
+            let name = self.name(id);
+            match by_name.get_mut(name) {
+                Some(ids) => ids.push(id),
+                None => {
+                    by_name.insert(name.into(), vec![id]);
+                }
+            }
+        }
+        for ids in by_name.values_mut().filter(|ids| ids.len() > 1) {
+            ids.sort_by(|a, b| {
+                (self.priority(*b).cmp(&self.priority(*a)))
+                    .then_with(|| version::compare(self.version(*b), self.version(*a)))
+                    .then_with(|| a.cmp(b))
+            });
+            ids.dedup_by(|b, a| self.version(*a) == self.version(*b));
+        }
+        self.by_name = by_name;
+    }
+
+    fn text(&self, id: PackageId, span: Span) -> &str {
+        let index = usize::from(self.record(id).index);
+        slice(&self.indexes[index].text, span)
+    }
+
+    fn record(&self, id: PackageId) -> &Record {
+        &self.records[id as usize]
+    }
+
+    /// Number of packages.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether there is no package at all.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Every package.
+    pub fn ids(&self) -> std::ops::Range<PackageId> {
+        0..self.records.len() as PackageId
+    }
+
+    /// Versions of a package, the preferred one first.
+    pub fn versions(&self, name: &str) -> &[PackageId] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// All package names, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(AsRef::as_ref)
+    }
+
+    /// Name of a package.
+    pub fn name(&self, id: PackageId) -> &str {
+        self.text(id, self.record(id).name)
+    }
+
+    /// Version of a package.
+    pub fn version(&self, id: PackageId) -> &str {
+        self.text(id, self.record(id).version)
+    }
+
+    /// Architecture of a package.
+    pub fn architecture(&self, id: PackageId) -> &str {
+        self.text(id, self.record(id).architecture)
+    }
+
+    /// Path below the archive's base URL.
+    pub fn path(&self, id: PackageId) -> &str {
+        self.text(id, self.record(id).path)
+    }
+
+    /// Size of the `.deb` in bytes.
+    pub fn size(&self, id: PackageId) -> u64 {
+        self.record(id).size
+    }
+
+    /// SHA-256 of the `.deb`.
+    pub fn sha256(&self, id: PackageId) -> Sha256 {
+        let text = self.text(id, self.record(id).sha256);
+        text.parse()
+            .expect("digests are checked when an index is read")
+    }
+
+    /// Whether the package is `Essential: yes`.
+    pub fn is_essential(&self, id: PackageId) -> bool {
+        self.record(id).essential
+    }
+
+    /// Whether a dependency with the qualifier `any` may name it (`Multi-Arch: allowed`).
+    pub fn allows_any_architecture(&self, id: PackageId) -> bool {
+        self.record(id).any_architecture
+    }
+
+    /// Rank of its Priority field: 0 required … 4 extra or unknown.
+    pub fn rank(&self, id: PackageId) -> u8 {
+        self.record(id).rank
+    }
+
+    /// Number of the index it comes from.
+    pub fn index(&self, id: PackageId) -> usize {
+        usize::from(self.record(id).index)
+    }
+
+    fn priority(&self, id: PackageId) -> i32 {
+        self.indexes[self.index(id)].priority
+    }
+
+    fn relations(&self, id: PackageId, field: &str, span: Span) -> Result<Vec<Alternatives<'_>>> {
+        dependency::parse(self.text(id, span)).map_err(|message| {
+            let origin = &self.indexes[self.index(id)].origin;
+            Error::invalid(
+                origin,
+                format!(
+                    "{field} of {} {}: {message}",
+                    self.name(id),
+                    self.version(id)
+                ),
+            )
+        })
+    }
+
+    /// Pre-Depends, then Depends.
+    pub fn depends(&self, id: PackageId) -> Result<Vec<Alternatives<'_>>> {
+        let record = self.record(id);
+        let mut all = self.relations(id, "Pre-Depends", record.pre_depends)?;
+        all.extend(self.relations(id, "Depends", record.depends)?);
+        Ok(all)
+    }
+
+    /// Recommends.
+    pub fn recommends(&self, id: PackageId) -> Result<Vec<Alternatives<'_>>> {
+        self.relations(id, "Recommends", self.record(id).recommends)
+    }
+
+    /// Conflicts, then Breaks.
+    pub fn conflicts(&self, id: PackageId) -> Result<Vec<Alternatives<'_>>> {
+        let record = self.record(id);
+        let mut all = self.relations(id, "Conflicts", record.conflicts)?;
+        all.extend(self.relations(id, "Breaks", record.breaks)?);
+        Ok(all)
+    }
+
+    /// Text of the Provides field, empty for most packages.
+    pub fn provides(&self, id: PackageId) -> &str {
+        self.text(id, self.record(id).provides)
+    }
+}
+
+fn slice(text: &str, (start, end): Span) -> &str {
+    &text[start as usize..end as usize]
+}
+
+impl Record {
+    fn set(&mut self, name: &str, value: &str, text: &str) {
+        let start = (value.as_ptr() as usize - text.as_ptr() as usize) as u32;
+        let span = (start, start + value.len() as u32);
+        match name {
+            "Package" => self.name = span,
+            "Version" => self.version = span,
+            "Architecture" => self.architecture = span,
+            "Depends" => self.depends = span,
+            "Pre-Depends" => self.pre_depends = span,
+            "Recommends" => self.recommends = span,
+            "Provides" => self.provides = span,
+            "Conflicts" => self.conflicts = span,
+            "Breaks" => self.breaks = span,
+            "Filename" => self.path = span,
+            "SHA256" => self.sha256 = span,
+            "Size" => self.size = value.parse().unwrap_or(0),
+            "Essential" => self.essential = value.eq_ignore_ascii_case("yes"),
+            "Multi-Arch" => self.any_architecture = value == "allowed",
+            "Priority" => self.rank = 1 + rank(value),
+            _ => {}
+        }
+    }
+
+    /// Refuses what must not become part of a path, a URL or a comparison.
+    fn check(&mut self, text: &str) -> std::result::Result<(), &'static str> {
+        // 0 means that there was no Priority field.
+        self.rank = self.rank.checked_sub(1).unwrap_or(4);
+        if !dependency::is_package_name(slice(text, self.name)) {
+            return Err("a package without a valid Package field ends here");
+        }
+        if !version::is_valid(slice(text, self.version)) {
+            return Err("a package without a valid Version field ends here");
+        }
+        if !dependency::is_architecture(slice(text, self.architecture)) {
+            return Err("a package without a valid Architecture field ends here");
+        }
+        let path = slice(text, self.path);
+        if !is_confined(path.strip_prefix("./").unwrap_or(path)) {
+            return Err("a package without a valid Filename field ends here");
+        }
+        if self.size == 0 || slice(text, self.sha256).parse::<Sha256>().is_err() {
+            return Err("a package without valid Size and SHA256 fields ends here");
+        }
+        Ok(())
+    }
+}
+
+fn rank(priority: &str) -> u8 {
+    match priority {
+        "required" => 0,
+        "important" => 1,
+        "standard" => 2,
+        "optional" => 3,
+        _ => 4,
+    }
+}

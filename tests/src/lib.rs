@@ -1,0 +1,6 @@
+//! Helpers of the end-to-end tests: where things are, how `farrow` is run, what it printed.
+
+pub mod farrow;
+pub mod figures;
+pub mod proxy;
+pub mod world;

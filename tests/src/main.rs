@@ -1,0 +1,62 @@
+//! End-to-end tests, in one order: what an earlier part made, a later one looks into.
+//!
+//! `cargo test --release -p e2e -- NAME` runs the parts whose names contain NAME; with `FARROW_E2E_KEEP=1` they
+//! find what an earlier run made.
+
+mod parts;
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use e2e::world::World;
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// One part: its name, why it cannot run here (if so), and what it does.
+struct Part {
+    name: &'static str,
+    skip: Option<String>,
+    run: fn(&World) -> anyhow::Result<()>,
+}
+
+fn main() -> ExitCode {
+    if e2e::figures::measure_if_requested() {
+        return ExitCode::SUCCESS;
+    }
+    let mut arguments = Arguments::from_args();
+    // Parts build on each other, and two machines already fill two cores.
+    arguments.test_threads = Some(1);
+    let world = match World::prepare() {
+        Ok(world) => Arc::new(world),
+        Err(error) => {
+            eprintln!("end-to-end tests cannot start: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let trials = parts::all().into_iter().map(|part| trial(part, &world, &times)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    println!("time of each part:");
+    for (name, seconds) in times.lock().expect("no panic holds it").iter() {
+        println!("  {seconds:>7.1} s  {name}");
+    }
+    match conclusion.has_failed() {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
+}
+
+fn trial(part: Part, world: &Arc<World>, times: &Arc<Mutex<Vec<(&'static str, f64)>>>) -> Trial {
+    let (world, times) = (Arc::clone(world), Arc::clone(times));
+    let skip = part.skip.clone();
+    if let Some(reason) = &skip {
+        println!("SKIPPED {}: {reason}", part.name);
+    }
+    Trial::test(part.name, move || {
+        let started = Instant::now();
+        let outcome = (part.run)(&world);
+        times.lock().expect("no panic holds it").push((part.name, started.elapsed().as_secs_f64()));
+        outcome.map_err(|error| Failed::from(format!("{error:#}")))
+    })
+    .with_ignored_flag(skip.is_some())
+}

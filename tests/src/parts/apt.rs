@@ -1,0 +1,55 @@
+//! Stock apt, in a minimal Debian 13 tree, with the tarball as its only source and no network.
+
+use anyhow::{Result, ensure};
+use e2e::farrow::Farrow;
+use e2e::world::World;
+
+use super::refusals::bundle;
+
+/// Run inside the tree. `--error-on=any` makes apt fail where it would otherwise only warn, as about a signature.
+const SCRIPT: &str = r#"
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+test "$(cat /proc/net/route | wc -l)" = 1
+rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
+cp /www/pigsty.sources /etc/apt/sources.list.d/
+sed -i 's#^URIs:.*#URIs: file:/www/pigsty/#' /etc/apt/sources.list.d/pigsty.sources
+! grep -qi 'trusted' /etc/apt/sources.list.d/pigsty.sources
+mkdir -p /var/cache/apt/archives/partial /var/lib/apt/lists/partial /var/log/apt
+apt-get -q -o APT::Sandbox::User=root update --error-on=any
+apt-get -q -o APT::Sandbox::User=root install -y --no-install-recommends postgresql-17 patroni haproxy
+dpkg --audit
+dpkg-query -W -f '${Package} ${db:Status-Status}\n' postgresql-17 patroni haproxy
+/usr/lib/postgresql/17/bin/postgres --version
+"#;
+
+/// The same, with one byte of the index changed: apt itself must refuse it.
+const TAMPERED: &str = r#"
+set -eu
+printf 'x' | dd of=/www/pigsty/InRelease bs=1 seek=200 conv=notrunc 2>/dev/null
+rm -rf /var/lib/apt/lists/*
+mkdir -p /var/lib/apt/lists/partial
+! apt-get -q -o APT::Sandbox::User=root update --error-on=any
+"#;
+
+/// Installs `postgresql-17 patroni haproxy` from the tarball alone, signatures checked.
+pub fn install_from_bundle(world: &World) -> Result<()> {
+    let dir = world.scratch("apt")?;
+    Farrow::new(world, &["repo", "build", "minimal", "--out", "."]).in_dir(&dir).succeed()?;
+    Farrow::new(world, &["image", "build", "minimal", "--out", "."]).in_dir(&dir).succeed()?;
+    let bind = format!("{}:/work", dir.display());
+    let unpack = "mkdir /work/tree && tar -xf /work/image/minimal.tar -C /work/tree --numeric-owner";
+    Farrow::new(world, &["tools", "--bind", &bind, "--", "sh", "-c", unpack]).succeed()?;
+    let www = dir.join("www").to_string_lossy().into_owned();
+    Farrow::new(world, &["repo", "install", &bundle(&world.out())?.to_string_lossy(), "--target", &www]).succeed()?;
+    let tree = dir.join("tree").to_string_lossy().into_owned();
+    let bind = format!("{www}:/www");
+    let inside = |script| Farrow::new(world, &["tools", "--root", &tree, "--bind", &bind, "--", "sh", "-c", script]);
+    let outcome = inside(SCRIPT).succeed()?;
+    for package in ["postgresql-17 installed", "patroni installed", "haproxy installed", "postgres (PostgreSQL) 17"] {
+        ensure!(outcome.stdout.contains(package), "`{package}` is missing in:\n{}", outcome.stdout);
+    }
+    inside(TAMPERED).succeed()?;
+    Farrow::new(world, &["tools", "--bind", &format!("{}:/work", dir.display()), "--", "rm", "-rf", "/work/tree"]).succeed()?;
+    Ok(())
+}

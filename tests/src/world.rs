@@ -1,0 +1,60 @@
+//! The folders that all end-to-end tests of a run share.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Folders below the target folder; made empty at the start of a run.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// Everything that the tests write.
+    pub root: PathBuf,
+    /// The binary under test.
+    pub binary: PathBuf,
+    /// The project's top folder.
+    pub project: PathBuf,
+}
+
+impl World {
+    /// Finds the binary beside this test and makes its folder empty: the first test starts from nothing.
+    ///
+    /// With `FARROW_E2E_KEEP` set, the folders of the last run are kept, to look into one test at a time.
+    pub fn prepare() -> anyhow::Result<Self> {
+        let own = std::env::current_exe()?;
+        let release = own
+            .ancestors()
+            .find(|dir| dir.join("farrow").is_file())
+            .ok_or_else(|| anyhow::anyhow!("no farrow binary above {}: build the whole workspace", own.display()))?;
+        let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member of the workspace");
+        let world = Self {
+            root: release.join("e2e"),
+            binary: release.join("farrow"),
+            project: project.to_owned(),
+        };
+        if std::env::var_os("FARROW_E2E_KEEP").is_none() && world.root.exists() {
+            fs::remove_dir_all(&world.root)?;
+        }
+        fs::create_dir_all(&world.root)?;
+        Ok(world)
+    }
+
+    /// A folder of its own for one test, empty.
+    pub fn scratch(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let dir = self.root.join("scratch").join(name);
+        if dir.exists() {
+            fs::remove_dir_all(&dir)?;
+        }
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// The output folder of `up`.
+    pub fn out(&self) -> PathBuf {
+        self.root.join("out")
+    }
+}
+
+/// Reads a JSON file.
+pub fn read_json(path: &Path) -> anyhow::Result<serde_json::Value> {
+    let text = fs::read(path).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
+    Ok(serde_json::from_slice(&text)?)
+}
