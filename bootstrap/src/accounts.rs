@@ -34,7 +34,8 @@ impl Accounts {
     /// # Errors
     /// `FR-IO`.
     pub fn load(root: &Path) -> Result<Self> {
-        let read = |path: &Path| fs::read_to_string(path).map_err(|error| Error::io("read", path, error));
+        let read =
+            |path: &Path| fs::read_to_string(path).map_err(|error| Error::io("read", path, error));
         let passwd = read(&root.join("etc/passwd"))?;
         Ok(Self::parse(&passwd, &read(&root.join("etc/group"))?))
     }
@@ -48,7 +49,15 @@ impl Accounts {
                 && let (Ok(uid), Ok(gid)) = (uid.parse(), gid.parse())
             {
                 let (home, shell) = ((*home).to_owned(), (*shell).to_owned());
-                accounts.users.insert((*name).to_owned(), User { uid, gid, home, shell });
+                accounts.users.insert(
+                    (*name).to_owned(),
+                    User {
+                        uid,
+                        gid,
+                        home,
+                        shell,
+                    },
+                );
             }
         }
         for line in group.lines() {
@@ -73,7 +82,10 @@ impl Accounts {
     /// # Errors
     /// `FR-ACCOUNT`.
     pub fn owner(&self, user: &str, group: &str) -> Result<Owner> {
-        let gid = self.groups.get(group).ok_or_else(|| unknown("group", group))?;
+        let gid = self
+            .groups
+            .get(group)
+            .ok_or_else(|| unknown("group", group))?;
         Ok((self.user(user)?.uid, *gid))
     }
 }
@@ -81,7 +93,9 @@ impl Accounts {
 fn unknown(what: &str, name: &str) -> Error {
     let message = format!("there is no {what} {name}");
     let hint = "is the package that makes it in the image?";
-    Invalid::new("FR-ACCOUNT", "", message, hint).in_document("this system").into()
+    Invalid::new("FR-ACCOUNT", "", message, hint)
+        .in_document("this system")
+        .into()
 }
 
 #[cfg(test)]
@@ -93,8 +107,17 @@ mod tests {
         let passwd = "root:x:0:0:root:/root:/bin/bash\npostgres:x:543:543:,,,:/var/lib/postgresql:/bin/bash\nbroken\n";
         let accounts = Accounts::parse(passwd, "root:x:0:\nssl-cert:x:108:postgres\n");
         assert_eq!(accounts.owner("postgres", "ssl-cert").unwrap(), (543, 108));
-        assert_eq!(accounts.user("postgres").unwrap().home, "/var/lib/postgresql");
-        assert_eq!(accounts.owner("nobody", "root").unwrap_err().code(), "FR-ACCOUNT");
-        assert_eq!(accounts.owner("root", "wheel").unwrap_err().code(), "FR-ACCOUNT");
+        assert_eq!(
+            accounts.user("postgres").unwrap().home,
+            "/var/lib/postgresql"
+        );
+        assert_eq!(
+            accounts.owner("nobody", "root").unwrap_err().code(),
+            "FR-ACCOUNT"
+        );
+        assert_eq!(
+            accounts.owner("root", "wheel").unwrap_err().code(),
+            "FR-ACCOUNT"
+        );
     }
 }

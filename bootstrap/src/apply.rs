@@ -1,6 +1,5 @@
 //! Puts a plan's files on a machine. What is there already and right is left alone, and the caller learns what was not.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::accounts::Accounts;
@@ -16,8 +15,6 @@ const UNIT_FOLDERS: [&str; 2] = ["/etc/systemd/system/", "/run/systemd/system/"]
 pub struct Changes {
     /// Paths.
     pub paths: Vec<String>,
-    /// Services that must be restarted or reloaded if they run.
-    pub services: BTreeSet<String>,
     /// Whether unit files are among the paths.
     pub units: bool,
 }
@@ -42,7 +39,11 @@ impl Applier {
             Err(_) if !owners => Accounts::default(),
             other => other?,
         };
-        Ok(Applier { root: root.to_owned(), accounts, owners })
+        Ok(Applier {
+            root: root.to_owned(),
+            accounts,
+            owners,
+        })
     }
 
     /// Users and groups of the root.
@@ -70,9 +71,11 @@ impl Applier {
         }
         let mut changes = self.write_files(&plan.files)?;
         for link in &plan.links {
-            if files::link_if_changed(&files::inside(&self.root, &link.path, Last::Keep)?, &link.target)? {
+            if files::link_if_changed(
+                &files::inside(&self.root, &link.path, Last::Keep)?,
+                &link.target,
+            )? {
                 changes.paths.push(link.path.clone());
-                changes.services.insert(link.service.clone());
                 changes.units |= is_unit(&link.path);
             }
         }
@@ -89,15 +92,16 @@ impl Applier {
             }
             changes.paths.push(file.path.clone());
             changes.units |= is_unit(&file.path);
-            if file.restart {
-                changes.services.extend(file.service.clone());
-            }
         }
         Ok(changes)
     }
 
     fn owner(&self, user: &str, group: &str) -> Result<Option<Owner>> {
-        if self.owners { self.accounts.owner(user, group).map(Some) } else { Ok(None) }
+        if self.owners {
+            self.accounts.owner(user, group).map(Some)
+        } else {
+            Ok(None)
+        }
     }
 }
 

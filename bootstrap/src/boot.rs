@@ -1,12 +1,13 @@
 //! `run`: from metadata to a machine that is ready. Every step can be repeated, and the whole can be killed at any moment.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::applied::{Applied, NETWORK, RECORD, network_digest};
 use crate::apply::Applier;
 use crate::catalogue::Catalogue;
 use crate::checks;
@@ -23,10 +24,10 @@ use crate::role;
 use crate::sources;
 use crate::start::start_all;
 use crate::status::{NodeStatus, Publisher, STATUS_FILE, ServiceState, State, Status};
-use crate::units;
+use crate::units::{self, UnitState};
 
 /// How long to wait for an address: a DHCP server's answer under load, or a driver that loads late.
-const ADDRESS_WAIT: Duration = Duration::from_secs(60);
+const ADDRESS_WAIT: Duration = Duration::from_secs(120);
 
 /// The network's own units.
 const NETWORK_UNITS: [&str; 2] = ["systemd-networkd.service", "systemd-resolved.service"];
@@ -94,19 +95,35 @@ fn accept(options: &Options) -> Result<Accepted> {
     let metadata = Metadata::merge(&raw)?;
     let catalogue = Catalogue::load(&options.services)?;
     let facts = read_facts(options)?;
-    let inputs = Inputs { metadata: &metadata, facts: &facts, catalogue: &catalogue, image: &options.image };
+    let inputs = Inputs {
+        metadata: &metadata,
+        facts: &facts,
+        catalogue: &catalogue,
+        image: &options.image,
+    };
     let plan = match Plan::compute(&inputs) {
         Err(error) if needs_address(&metadata, &facts, &error) => {
             let facts = ask_for_address(&metadata, error)?;
-            Plan::compute(&Inputs { facts: &facts, ..inputs })
+            Plan::compute(&Inputs {
+                facts: &facts,
+                ..inputs
+            })
         }
         other => other,
     }?;
-    Ok(Accepted { raw, metadata, catalogue, plan })
+    Ok(Accepted {
+        raw,
+        metadata,
+        catalogue,
+        plan,
+    })
 }
 
 fn read_facts(options: &Options) -> Result<Facts> {
-    options.facts.as_deref().map_or_else(|| Ok(Facts::probe()), Facts::load)
+    options
+        .facts
+        .as_deref()
+        .map_or_else(|| Ok(Facts::probe()), Facts::load)
 }
 
 /// Whether the machine is unknown only because nobody has given it an address yet.
@@ -147,9 +164,13 @@ fn node_status(plan: &Plan) -> NodeStatus {
     }
 }
 
-fn configure(options: &Options, accepted: &Accepted, mut status: Status, publisher: &Publisher) -> Status {
-    let prepared = prepare(options, accepted);
-    let (plan, applier, touched) = match prepared {
+fn configure(
+    options: &Options,
+    accepted: &Accepted,
+    mut status: Status,
+    publisher: &Publisher,
+) -> Status {
+    let (plan, applier, before) = match prepare(options, accepted) {
         Ok(prepared) => prepared,
         Err(error) => {
             log::error!("{error}");
@@ -158,11 +179,16 @@ fn configure(options: &Options, accepted: &Accepted, mut status: Status, publish
         }
     };
     status.plan_digest = plan.digest().ok();
-    status = start_all(&plan.services, status, publisher, applier.accounts(), &touched);
-    let failed = status.services.iter().filter(|service| service.state != ServiceState::Healthy);
+    status = start_all(&plan, status, publisher, applier.accounts(), before);
+    let failed = status
+        .services
+        .iter()
+        .filter(|service| service.state != ServiceState::Healthy);
     let failed: Vec<&str> = failed.map(|service| service.name.as_str()).collect();
     if !failed.is_empty() {
-        let error = Error::Services { services: failed.join(", ") };
+        let error = Error::Services {
+            services: failed.join(", "),
+        };
         status.fail(State::Failed, &error);
         return status;
     }
@@ -174,12 +200,15 @@ fn configure(options: &Options, accepted: &Accepted, mut status: Status, publish
 }
 
 /// Network first, then the plan once more with the facts it brought, then all files.
-fn prepare(options: &Options, accepted: &Accepted) -> Result<(Plan, Applier, BTreeSet<String>)> {
+fn prepare(
+    options: &Options,
+    accepted: &Accepted,
+) -> Result<(Plan, Applier, BTreeMap<String, UnitState>)> {
     sources::keep(&accepted.raw, Path::new(sources::KEPT_COPY))?;
     let applier = Applier::new(Path::new("/"))?;
     set_host_name(&accepted.plan.node.name)?;
-    let changed = applier.write_network(&accepted.plan)?;
-    start_network(!changed.paths.is_empty())?;
+    applier.write_network(&accepted.plan)?;
+    start_network(&network_digest(&accepted.plan))?;
     let address = accepted.plan.node.address;
     let mut facts = wait_for_address(address)?;
     if options.facts.is_some() {
@@ -196,10 +225,28 @@ fn prepare(options: &Options, accepted: &Accepted) -> Result<(Plan, Applier, BTr
     }
     let changes = applier.write_services(&plan)?;
     log::info!("{} files written", changes.paths.len());
-    if changes.units {
-        units::daemon_reload()?;
+    let before = read_units(&plan, changes.units)?;
+    Ok((plan, applier, before))
+}
+
+/// What the services' units are like; systemd reads its unit files again if it has not seen all of them.
+fn read_units(plan: &Plan, changed: bool) -> Result<BTreeMap<String, UnitState>> {
+    let names: Vec<&str> = plan
+        .services
+        .iter()
+        .filter_map(|service| service.unit.as_deref())
+        .collect();
+    let before = units::states(&names)?;
+    // A run that was killed may have written unit files that this one finds unchanged.
+    if !changed
+        && before
+            .values()
+            .all(|state| !state.stale && state.load != "not-found")
+    {
+        return Ok(before);
     }
-    Ok((plan, applier, changes.services))
+    units::daemon_reload()?;
+    units::states(&names)
 }
 
 fn set_host_name(name: &str) -> Result<()> {
@@ -207,12 +254,15 @@ fn set_host_name(name: &str) -> Result<()> {
     if fs::read_to_string(path).is_ok_and(|found| found.trim() == name) {
         return Ok(());
     }
-    nix::unistd::sethostname(name).map_err(|error| Error::io("set the host name in", path, error.into()))
+    nix::unistd::sethostname(name)
+        .map_err(|error| Error::io("set the host name in", path, error.into()))
 }
 
 /// Starts networkd and resolved; running ones are restarted when their files changed, which keeps addresses as they are.
-fn start_network(changed: bool) -> Result<()> {
+fn start_network(digest: &str) -> Result<()> {
     let states = units::states(&NETWORK_UNITS)?;
+    let mut applied = Applied::load(Path::new(RECORD));
+    let changed = !applied.has(NETWORK, digest);
     for unit in NETWORK_UNITS {
         let state = states.get(unit).cloned().unwrap_or_default();
         match (state.load.as_str(), state.active.as_str()) {
@@ -222,11 +272,17 @@ fn start_network(changed: bool) -> Result<()> {
             _ => units::start(unit, ADDRESS_WAIT)?,
         }
     }
+    applied.record(NETWORK, digest);
     Ok(())
 }
 
 fn wait_for_address(address: Ipv4Addr) -> Result<Facts> {
-    let has = |facts: &Facts| facts.interfaces.iter().any(|interface| interface.addresses.contains(&address));
+    let has = |facts: &Facts| {
+        facts
+            .interfaces
+            .iter()
+            .any(|interface| interface.addresses.contains(&address))
+    };
     wait_until(has).ok_or_else(|| Error::Timeout {
         what: format!("no interface got the address {address}"),
         seconds: ADDRESS_WAIT.as_secs(),

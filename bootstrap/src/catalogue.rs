@@ -51,7 +51,10 @@ impl Catalogue {
         let mut folders: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for (path, text) in files {
             if let Some((folder, file)) = path.split_once('/') {
-                folders.entry(folder.to_owned()).or_default().insert(file.to_owned(), text);
+                folders
+                    .entry(folder.to_owned())
+                    .or_default()
+                    .insert(file.to_owned(), text);
             }
         }
         let mut services = BTreeMap::new();
@@ -61,9 +64,11 @@ impl Catalogue {
             };
             let document = format!("{folder}/service.toml");
             let tree = toml_text::parse(&document, "FR-CATALOGUE-SYNTAX", &text)?;
-            let file: ServiceFile = toml_text::read_tree(&document, "FR-CATALOGUE-FIELD", &tree, &text)?;
-            check(&folder, &file, &templates)
-                .map_err(|invalid| toml_text::locate(invalid.in_document(&document), &tree, &text))?;
+            let file: ServiceFile =
+                toml_text::read_tree(&document, "FR-CATALOGUE-FIELD", &tree, &text)?;
+            check(&folder, &file, &templates).map_err(|invalid| {
+                toml_text::locate(invalid.in_document(&document), &tree, &text)
+            })?;
             services.insert(file.name.clone(), Service { file, templates });
         }
         let catalogue = Catalogue { services };
@@ -80,14 +85,23 @@ impl Catalogue {
         let mut order = Vec::new();
         while order.len() < self.services.len() {
             let ready = |service: &&Service| {
-                let mut waits = service.file.after.iter().filter(|name| self.services.contains_key(name.as_str()));
-                !done.contains(service.file.name.as_str()) && waits.all(|name| done.contains(name.as_str()))
+                let mut waits = service
+                    .file
+                    .after
+                    .iter()
+                    .filter(|name| self.services.contains_key(name.as_str()));
+                !done.contains(service.file.name.as_str())
+                    && waits.all(|name| done.contains(name.as_str()))
             };
             let Some(next) = self.services.values().find(ready) else {
-                let rest = self.services.keys().filter(|name| !done.contains(name.as_str()));
+                let rest = self
+                    .services
+                    .keys()
+                    .filter(|name| !done.contains(name.as_str()));
                 let rest: Vec<&str> = rest.map(Name::as_str).collect();
                 let message = format!("these services wait for one another: {}", rest.join(", "));
-                let invalid = Invalid::new("FR-CATALOGUE-CYCLE", "after", message, "take one name out");
+                let invalid =
+                    Invalid::new("FR-CATALOGUE-CYCLE", "after", message, "take one name out");
                 return Err(invalid.in_document("catalogue").into());
             };
             done.insert(next.file.name.as_str());
@@ -97,7 +111,12 @@ impl Catalogue {
     }
 }
 
-fn collect(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, String)>) -> Result<()> {
+fn collect(
+    folder: &Path,
+    prefix: &str,
+    depth: usize,
+    files: &mut Vec<(String, String)>,
+) -> Result<()> {
     let entries = fs::read_dir(folder).map_err(|error| Error::io("list", folder, error))?;
     for entry in entries {
         let entry = entry.map_err(|error| Error::io("list", folder, error))?;
@@ -119,41 +138,79 @@ fn collect(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, S
     Ok(())
 }
 
-fn check(folder: &str, file: &ServiceFile, templates: &BTreeMap<String, String>) -> std::result::Result<(), Invalid> {
-    let refuse = |field: String, message: String, hint: &str| Err(Invalid::new("FR-CATALOGUE", field, message, hint));
+fn check(
+    folder: &str,
+    file: &ServiceFile,
+    templates: &BTreeMap<String, String>,
+) -> std::result::Result<(), Box<Invalid>> {
+    let refuse = |field: String, message: String, hint: &str| {
+        Err(Invalid::new("FR-CATALOGUE", field, message, hint))
+    };
     if file.schema != SCHEMA {
-        return refuse("schema".into(), format!("schema {} is not known", file.schema), "write schema = 1");
+        return refuse(
+            "schema".into(),
+            format!("schema {} is not known", file.schema),
+            "write schema = 1",
+        );
     }
     if file.name.as_str() != folder {
-        return refuse("name".into(), format!("the folder is called {folder}"), "name and folder must agree");
+        return refuse(
+            "name".into(),
+            format!("the folder is called {folder}"),
+            "name and folder must agree",
+        );
     }
     if file.roles.is_empty() {
-        return refuse("roles".into(), "there is no role".into(), "write roles = [\"meta\"] or [\"database\"]");
+        return refuse(
+            "roles".into(),
+            "there is no role".into(),
+            "write roles = [\"meta\"] or [\"database\"]",
+        );
     }
-    let used = file.file.iter().enumerate().map(|(i, f)| (format!("file[{i}].template"), Some(&f.template)));
-    let stdin = file.task.iter().enumerate().map(|(i, t)| (format!("task[{i}].stdin"), t.stdin.as_ref()));
+    let used = file
+        .file
+        .iter()
+        .enumerate()
+        .map(|(i, f)| (format!("file[{i}].template"), Some(&f.template)));
+    let stdin = file
+        .task
+        .iter()
+        .enumerate()
+        .map(|(i, t)| (format!("task[{i}].stdin"), t.stdin.as_ref()));
     for (field, name) in used.chain(stdin) {
         if let Some(name) = name.filter(|name| !templates.contains_key(*name)) {
-            return refuse(field, format!("there is no file {name} in the folder"), "names are relative to service.toml");
+            return refuse(
+                field,
+                format!("there is no file {name} in the folder"),
+                "names are relative to service.toml",
+            );
         }
     }
     let mut names = BTreeSet::new();
     for (index, task) in file.task.iter().enumerate() {
         let field = format!("task[{index}]");
         if !names.insert(&task.name) {
-            return refuse(format!("{field}.name"), format!("two tasks are called {}", task.name), "rename one");
+            return refuse(
+                format!("{field}.name"),
+                format!("two tasks are called {}", task.name),
+                "rename one",
+            );
         }
         if task.command.is_empty() {
             return refuse(format!("{field}.command"), "is empty".into(), "");
         }
         if task.touch && task.creates.is_none() {
-            return refuse(format!("{field}.touch"), "needs creates".into(), "name the file to be made");
+            return refuse(
+                format!("{field}.touch"),
+                "needs creates".into(),
+                "name the file to be made",
+            );
         }
     }
     check_health(file)
 }
 
-fn check_health(file: &ServiceFile) -> std::result::Result<(), Invalid> {
+fn check_health(file: &ServiceFile) -> std::result::Result<(), Box<Invalid>> {
     let Some(health) = &file.health else {
         return Ok(());
     };

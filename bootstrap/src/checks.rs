@@ -28,7 +28,13 @@ pub fn pending(check: &Check) -> CheckStatus {
 fn run(check: &Check) -> CheckStatus {
     let words = ["sh", "-c", &check.command].map(str::to_owned);
     let limit = Duration::from_secs(check.timeout_seconds);
-    let program = Program { words: &words, user: None, stdin: None, env: Vec::new(), limit };
+    let program = Program {
+        words: &words,
+        user: None,
+        stdin: None,
+        env: Vec::new(),
+        limit,
+    };
     let start = Instant::now();
     let done = program.run();
     let seconds = (start.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
@@ -38,7 +44,13 @@ fn run(check: &Check) -> CheckStatus {
         Err(error) => (127, String::new(), error.to_string()),
     };
     log::info!("check {} ended with {exit}", check.name);
-    CheckStatus { name: check.name.clone(), exit: Some(exit), stdout, stderr, seconds }
+    CheckStatus {
+        name: check.name.clone(),
+        exit: Some(exit),
+        stdout,
+        stderr,
+        seconds,
+    }
 }
 
 #[cfg(test)]
@@ -47,10 +59,22 @@ mod tests {
 
     #[test]
     fn results() {
-        for (command, exit, stdout) in [("echo a; exit 3", 3, "a\n"), ("sleep 9", 124, ""), ("no-such-thing", 127, "")] {
-            let check = Check { name: "c".into(), command: command.into(), timeout_seconds: 1 };
+        for (command, exit, stdout) in [
+            ("echo a; exit 3", 3, "a\n"),
+            ("sleep 9", 124, ""),
+            ("no-such-thing", 127, ""),
+        ] {
+            let check = Check {
+                name: "c".into(),
+                command: command.into(),
+                timeout_seconds: 1,
+            };
             let status = run(&check);
-            assert_eq!((status.exit, status.stdout.as_str()), (Some(exit), stdout), "{command}");
+            assert_eq!(
+                (status.exit, status.stdout.as_str()),
+                (Some(exit), stdout),
+                "{command}"
+            );
         }
     }
 }

@@ -91,7 +91,9 @@ struct InputArgs {
 
 impl InputArgs {
     fn facts(&self) -> Result<Facts> {
-        self.facts.as_deref().map_or_else(|| Ok(Facts::probe()), Facts::load)
+        self.facts
+            .as_deref()
+            .map_or_else(|| Ok(Facts::probe()), Facts::load)
     }
 
     /// Only a description that was asked for must exist: plans are made on machines that are no image.
@@ -122,7 +124,12 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let inputs = &args.inputs;
-    let plan: Plan = bootstrap::explain(&args.metadata, &inputs.services, &inputs.image()?, &inputs.facts()?)?;
+    let plan: Plan = bootstrap::explain(
+        &args.metadata,
+        &inputs.services,
+        &inputs.image()?,
+        &inputs.facts()?,
+    )?;
     if args.json {
         println!("{}", plan.to_json()?);
     } else {
@@ -162,16 +169,25 @@ fn configure(args: RunArgs) -> Result<ExitCode> {
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(&args.file).map_err(|error| Error::io("read", &args.file, error))?;
-    let status: Status = read_json(&text).map_err(|error| Error::io("read", &args.file, std::io::Error::other(error)))?;
+    let text = std::fs::read_to_string(&args.file)
+        .map_err(|error| Error::io("read", &args.file, error))?;
+    let status: Status = read_json(&text)
+        .map_err(|error| Error::io("read", &args.file, std::io::Error::other(error)))?;
     print_status(&status, args.json)?;
-    Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn print_status(status: &Status, json: bool) -> Result<()> {
     if json {
         let text = serde_json::to_string(status);
-        println!("{}", text.map_err(|error| Error::io("serialise", Path::new("status"), error.into()))?);
+        println!(
+            "{}",
+            text.map_err(|error| Error::io("serialise", Path::new("status"), error.into()))?
+        );
     } else {
         print!("{}", status.card());
     }
@@ -196,7 +212,11 @@ impl log::Log for StandardError {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        eprintln!("{}: {}", record.level().as_str().to_lowercase(), record.args());
+        eprintln!(
+            "{}: {}",
+            record.level().as_str().to_lowercase(),
+            record.args()
+        );
     }
 
     fn flush(&self) {}
@@ -204,7 +224,10 @@ impl log::Log for StandardError {
 
 fn facts() -> Result<ExitCode> {
     let text = serde_json::to_string_pretty(&Facts::probe());
-    println!("{}", text.map_err(|error| Error::io("serialise", Path::new("facts"), error.into()))?);
+    println!(
+        "{}",
+        text.map_err(|error| Error::io("serialise", Path::new("facts"), error.into()))?
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -50,7 +50,10 @@ impl Image {
             Error::from(invalid.in_document(&path.display().to_string()))
         })?;
         let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
-        if let Some(hash) = cmdline.split_whitespace().find_map(|word| word.strip_prefix("farrow.roothash=")) {
+        if let Some(hash) = cmdline
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("farrow.roothash="))
+        {
             hash.clone_into(&mut image.root_hash);
         }
         Ok(image)
@@ -104,7 +107,11 @@ impl<'a> Platform<'a> {
     ///
     /// # Errors
     /// `FR-TEMPLATE` when a service's `when`, portal or DNS name cannot be evaluated.
-    pub fn new(deployment: &'a Deployment, catalogue: &'a Catalogue, renderer: &Renderer) -> Result<Self> {
+    pub fn new(
+        deployment: &'a Deployment,
+        catalogue: &'a Catalogue,
+        renderer: &Renderer,
+    ) -> Result<Self> {
         let machines = deployment.machines();
         let mut platform = Platform {
             deployment,
@@ -117,7 +124,14 @@ impl<'a> Platform<'a> {
             let context = platform.declared(machine);
             let mut here = Vec::new();
             for (name, service) in &catalogue.services {
-                let holds = || renderer.holds(name.as_str(), "when", service.file.when.as_deref(), &context);
+                let holds = || {
+                    renderer.holds(
+                        name.as_str(),
+                        "when",
+                        service.file.when.as_deref(),
+                        &context,
+                    )
+                };
                 if has_role(&service.file, machine) && holds()? {
                     here.push(service);
                 }
@@ -134,7 +148,9 @@ impl<'a> Platform<'a> {
             let context = self.declared(machine);
             for service in services {
                 for name in &service.file.dns.names {
-                    let name = renderer.text(service.file.name.as_str(), "dns.names", name, &context)?.text;
+                    let name = renderer
+                        .text(service.file.name.as_str(), "dns.names", name, &context)?
+                        .text;
                     self.hosts.entry(machine.address).or_default().push(name);
                 }
             }
@@ -144,18 +160,32 @@ impl<'a> Platform<'a> {
 
     /// Portal entries lead to the first machine that runs the service; their names resolve to the meta nodes.
     fn add_portal(&mut self) {
-        let mut known: BTreeSet<Domain> = self.portal.iter().map(|entry| entry.domain.clone()).collect();
+        let mut known: BTreeSet<Domain> = self
+            .portal
+            .iter()
+            .map(|entry| entry.domain.clone())
+            .collect();
         for (machine, services) in self.machines.iter().zip(&self.services) {
             for service in services {
-                let Some(portal) = &service.file.portal else { continue };
-                let domain = Domain::parse(&format!("{}.{}", portal.domain, self.deployment.domain));
+                let Some(portal) = &service.file.portal else {
+                    continue;
+                };
+                let domain =
+                    Domain::parse(&format!("{}.{}", portal.domain, self.deployment.domain));
                 let endpoint = Line::parse(&format!("{}:{}", machine.address, portal.port));
-                let (Ok(domain), Ok(endpoint), Ok(path)) = (domain, endpoint, Line::parse(&portal.path)) else {
+                let (Ok(domain), Ok(endpoint), Ok(path)) =
+                    (domain, endpoint, Line::parse(&portal.path))
+                else {
                     continue;
                 };
                 if known.insert(domain.clone()) {
                     let name = service.file.name.clone();
-                    let entry = Portal { name, domain, endpoint, path };
+                    let entry = Portal {
+                        name,
+                        domain,
+                        endpoint,
+                        path,
+                    };
                     insert_sorted(&mut self.portal, entry, |a, b| a.domain < b.domain);
                 }
             }
@@ -198,15 +228,22 @@ impl<'a> Platform<'a> {
             ("image", serialized(image)),
         ]);
         let mut deployment = self.declared_deployment();
-        let machines = self.machines.iter().zip(&self.services).map(|(machine, services)| {
-            let mut fields = self.declared_node(machine);
-            fields.retain(|(key, _)| !matches!(*key, "hostname" | "prefix"));
-            let names = services.iter().map(|service| text(&service.file.name));
-            fields.push(("services", names.collect()));
-            Value::from_pairs(fields)
-        });
+        let machines = self
+            .machines
+            .iter()
+            .zip(&self.services)
+            .map(|(machine, services)| {
+                let mut fields = self.declared_node(machine);
+                fields.retain(|(key, _)| !matches!(*key, "hostname" | "prefix"));
+                let names = services.iter().map(|service| text(&service.file.name));
+                fields.push(("services", names.collect()));
+                Value::from_pairs(fields)
+            });
         let hosts = self.hosts.iter().map(|(address, names)| {
-            map([("address", text(address)), ("names", names.iter().map(text).collect())])
+            map([
+                ("address", text(address)),
+                ("names", names.iter().map(text).collect()),
+            ])
         });
         deployment.extend([
             ("machines", machines.collect()),
@@ -214,7 +251,12 @@ impl<'a> Platform<'a> {
             ("portal", serialized(&self.portal)),
         ]);
         let repository = &image.repository;
-        let first = self.deployment.meta.first().map(|meta| meta.address.to_string()).unwrap_or_default();
+        let first = self
+            .deployment
+            .meta
+            .first()
+            .map(|meta| meta.address.to_string())
+            .unwrap_or_default();
         map([
             ("node", Value::from_pairs(node)),
             ("deployment", Value::from_pairs(deployment)),
@@ -232,7 +274,10 @@ impl<'a> Platform<'a> {
     }
 
     fn cluster_of(&self, machine: &Machine) -> Value {
-        let name = machine.member.as_ref().map(|member| member.cluster.as_str());
+        let name = machine
+            .member
+            .as_ref()
+            .map(|member| member.cluster.as_str());
         let cluster = name.and_then(|name| self.deployment.cluster(name));
         cluster.map_or(Value::from(()), serialized)
     }
@@ -243,12 +288,21 @@ impl<'a> Platform<'a> {
             ("name", text(&machine.name)),
             ("hostname", text(&machine.name)),
             ("address", text(machine.address)),
-            ("prefix", Value::from(self.deployment.network.subnet.prefix())),
+            (
+                "prefix",
+                Value::from(self.deployment.network.subnet.prefix()),
+            ),
             ("role", text(machine.role)),
             ("cluster", optional(member.map(|member| &member.cluster))),
-            ("seq", member.map_or(Value::from(()), |member| Value::from(member.seq))),
+            (
+                "seq",
+                member.map_or(Value::from(()), |member| Value::from(member.seq)),
+            ),
             ("instance", optional(member.map(|member| &member.instance))),
-            ("member_role", member.map_or(Value::from(()), |member| serialized(member.role))),
+            (
+                "member_role",
+                member.map_or(Value::from(()), |member| serialized(member.role)),
+            ),
         ]
     }
 
@@ -271,7 +325,13 @@ impl<'a> Platform<'a> {
     /// Every service of every machine, with its ports and metrics: Prometheus' targets, the firewall, the port table.
     fn targets(&self) -> Value {
         let pairs = self.machines.iter().zip(&self.services);
-        pairs.flat_map(|(machine, services)| services.iter().map(|service| target(machine, &service.file))).collect()
+        pairs
+            .flat_map(|(machine, services)| {
+                services
+                    .iter()
+                    .map(|service| target(machine, &service.file))
+            })
+            .collect()
     }
 }
 
@@ -285,11 +345,20 @@ fn target(machine: &Machine, service: &ServiceFile) -> Value {
         ("role", text(machine.role)),
         ("service", text(&service.name)),
         ("unit", optional(service.unit.as_ref())),
-        ("cls", text(member.map_or_else(name, |member| member.cluster.to_string()))),
-        ("ins", text(member.map_or_else(name, |member| member.instance.clone()))),
+        (
+            "cls",
+            text(member.map_or_else(name, |member| member.cluster.to_string())),
+        ),
+        (
+            "ins",
+            text(member.map_or_else(name, |member| member.instance.clone())),
+        ),
         ("ports", serialized(&service.port)),
         ("job", optional(metrics.map(|metrics| &metrics.job))),
-        ("port", metrics.map_or(Value::from(()), |metrics| Value::from(metrics.port))),
+        (
+            "port",
+            metrics.map_or(Value::from(()), |metrics| Value::from(metrics.port)),
+        ),
         ("path", optional(metrics.map(|metrics| &metrics.path))),
         ("scheme", optional(metrics.map(|metrics| &metrics.scheme))),
     ])
@@ -301,12 +370,21 @@ fn has_role(service: &ServiceFile, machine: &Machine) -> bool {
 }
 
 /// Names of the machines and their instances, short first, each with the domain too.
-pub fn machine_names(deployment: &Deployment, machines: &[Machine]) -> BTreeMap<Ipv4Addr, Vec<String>> {
+pub fn machine_names(
+    deployment: &Deployment,
+    machines: &[Machine],
+) -> BTreeMap<Ipv4Addr, Vec<String>> {
     let mut hosts = BTreeMap::new();
     for machine in machines {
-        let instance = machine.member.as_ref().map(|member| member.instance.as_str());
+        let instance = machine
+            .member
+            .as_ref()
+            .map(|member| member.instance.as_str());
         let mut names = Vec::new();
-        for name in [Some(machine.name.as_str()), instance].into_iter().flatten() {
+        for name in [Some(machine.name.as_str()), instance]
+            .into_iter()
+            .flatten()
+        {
             names.extend([name.to_owned(), format!("{name}.{}", deployment.domain)]);
         }
         names.dedup();

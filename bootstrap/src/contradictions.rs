@@ -8,7 +8,7 @@ use crate::document::{ClusterFile, DeploymentFile, MemberFile, Portal, SCHEMA};
 use crate::error::Invalid;
 use crate::values::{MemberRole, Name};
 
-type Check = std::result::Result<(), Invalid>;
+type Check = std::result::Result<(), Box<Invalid>>;
 
 /// All checks that need more than one value.
 pub(crate) fn check(file: &DeploymentFile) -> Check {
@@ -39,7 +39,12 @@ fn check_schema(schema: u32) -> Check {
     }
     let message = format!("schema {schema} is not known");
     let hint = format!("this version reads schema {SCHEMA}");
-    Err(Invalid::new("FR-DEPLOYMENT-SCHEMA", "schema", message, hint))
+    Err(Invalid::new(
+        "FR-DEPLOYMENT-SCHEMA",
+        "schema",
+        message,
+        hint,
+    ))
 }
 
 fn check_addresses(file: &DeploymentFile) -> Check {
@@ -60,7 +65,12 @@ fn check_addresses(file: &DeploymentFile) -> Check {
     for (m, meta) in file.meta.iter().enumerate() {
         let field = format!("meta[{m}].address");
         inside(field.clone(), meta.address)?;
-        claim(&mut owners, field, meta.address, format!("meta node {}", meta.name))?;
+        claim(
+            &mut owners,
+            field,
+            meta.address,
+            format!("meta node {}", meta.name),
+        )?;
     }
     // A meta node and its member of a cluster are one machine, so members have a list of their own.
     let mut members: BTreeMap<Ipv4Addr, String> = BTreeMap::new();
@@ -68,7 +78,12 @@ fn check_addresses(file: &DeploymentFile) -> Check {
         for (m, member) in cluster.member.iter().enumerate() {
             let field = format!("cluster[{c}].member[{m}].address");
             inside(field.clone(), member.address)?;
-            claim(&mut members, field, member.address, format!("{}-{}", cluster.name, member.seq))?;
+            claim(
+                &mut members,
+                field,
+                member.address,
+                format!("{}-{}", cluster.name, member.seq),
+            )?;
         }
     }
     owners.extend(members);
@@ -76,17 +91,32 @@ fn check_addresses(file: &DeploymentFile) -> Check {
         if let Some(vip) = cluster.vip {
             let field = format!("cluster[{c}].vip");
             inside(field.clone(), vip)?;
-            claim(&mut owners, field, vip, format!("the virtual address of {}", cluster.name))?;
+            claim(
+                &mut owners,
+                field,
+                vip,
+                format!("the virtual address of {}", cluster.name),
+            )?;
         }
     }
     Ok(())
 }
 
-fn claim(owners: &mut BTreeMap<Ipv4Addr, String>, field: String, address: Ipv4Addr, owner: String) -> Check {
+fn claim(
+    owners: &mut BTreeMap<Ipv4Addr, String>,
+    field: String,
+    address: Ipv4Addr,
+    owner: String,
+) -> Check {
     if let Some(other) = owners.insert(address, owner.clone()) {
         let message = format!("{other} and {owner} share the address {address}");
         let hint = "give each machine its own address";
-        return Err(Invalid::new("FR-DEPLOYMENT-ADDRESS-TWICE", field, message, hint));
+        return Err(Invalid::new(
+            "FR-DEPLOYMENT-ADDRESS-TWICE",
+            field,
+            message,
+            hint,
+        ));
     }
     Ok(())
 }
@@ -99,18 +129,26 @@ fn check_meta(file: &DeploymentFile) -> Check {
     }
     for (m, meta) in file.meta.iter().enumerate() {
         let holder = file.cluster.iter().find_map(|cluster| {
-            let member = cluster.member.iter().find(|member| member.address == meta.address)?;
+            let member = cluster
+                .member
+                .iter()
+                .find(|member| member.address == meta.address)?;
             Some((cluster, member))
         });
         let field = format!("meta[{m}].address");
         match holder {
             None => {
                 let message = format!("{} is no member of {META_CLUSTER}", meta.address);
-                let hint = format!("add a [[cluster.member]] with this address to the cluster {META_CLUSTER}");
+                let hint = format!(
+                    "add a [[cluster.member]] with this address to the cluster {META_CLUSTER}"
+                );
                 return Err(Invalid::new(code, field, message, hint));
             }
             Some((cluster, _)) if cluster.name.as_str() != META_CLUSTER => {
-                let message = format!("{} is a member of {}, not of {META_CLUSTER}", meta.address, cluster.name);
+                let message = format!(
+                    "{} is a member of {}, not of {META_CLUSTER}",
+                    meta.address, cluster.name
+                );
                 let hint = "a meta node belongs to the meta cluster only";
                 return Err(Invalid::new(code, field, message, hint));
             }
@@ -126,10 +164,15 @@ fn check_meta(file: &DeploymentFile) -> Check {
 }
 
 /// The complaint about a cluster without a primary.
-pub(crate) fn no_primary(index: usize, cluster: &Name) -> Invalid {
+pub(crate) fn no_primary(index: usize, cluster: &Name) -> Box<Invalid> {
     let message = format!("cluster {cluster} has no primary");
     let hint = "give exactly one member role = \"primary\"";
-    Invalid::new("FR-DEPLOYMENT-PRIMARY", format!("cluster[{index}].member"), message, hint)
+    Invalid::new(
+        "FR-DEPLOYMENT-PRIMARY",
+        format!("cluster[{index}].member"),
+        message,
+        hint,
+    )
 }
 
 fn check_clusters(file: &DeploymentFile) -> Check {
@@ -141,25 +184,55 @@ fn check_clusters(file: &DeploymentFile) -> Check {
         let mut primary: Option<u32> = None;
         for (m, member) in cluster.member.iter().enumerate() {
             let field = format!("{field}.member[{m}]");
-            if !(1..=9999).contains(&member.seq) || !numbers.insert(member.seq) {
-                let message = format!("seq {} is taken twice or not in 1 to 9999", member.seq);
+            let right = (1..=9999).contains(&member.seq);
+            if !right || !numbers.insert(member.seq) {
+                let complaint = if right {
+                    "taken twice"
+                } else {
+                    "not in 1 to 9999"
+                };
+                let message = format!("seq {} is {complaint}", member.seq);
                 let hint = format!("each member of {} needs its own number", cluster.name);
-                return Err(Invalid::new("FR-DEPLOYMENT-SEQ", format!("{field}.seq"), message, hint));
+                return Err(Invalid::new(
+                    "FR-DEPLOYMENT-SEQ",
+                    format!("{field}.seq"),
+                    message,
+                    hint,
+                ));
             }
             if member.role == MemberRole::Primary
                 && let Some(first) = primary.replace(member.seq)
             {
-                let message = format!("{0}-{first} and {0}-{1} are both primary", cluster.name, member.seq);
+                let message = format!(
+                    "{0}-{first} and {0}-{1} are both primary",
+                    cluster.name, member.seq
+                );
                 let hint = "make all but one a replica";
-                return Err(Invalid::new("FR-DEPLOYMENT-PRIMARY", format!("{field}.role"), message, hint));
+                return Err(Invalid::new(
+                    "FR-DEPLOYMENT-PRIMARY",
+                    format!("{field}.role"),
+                    message,
+                    hint,
+                ));
             }
         }
         if primary.is_none() {
             return Err(no_primary(c, &cluster.name));
         }
-        check_unique(&format!("{field}.user"), "users are called", cluster.user.iter().map(|u| u.name.as_str()))?;
-        let databases = cluster.database.iter().map(|database| database.name.as_str());
-        check_unique(&format!("{field}.database"), "databases are called", databases)?;
+        check_unique(
+            &format!("{field}.user"),
+            "users are called",
+            cluster.user.iter().map(|u| u.name.as_str()),
+        )?;
+        let databases = cluster
+            .database
+            .iter()
+            .map(|database| database.name.as_str());
+        check_unique(
+            &format!("{field}.database"),
+            "databases are called",
+            databases,
+        )?;
         check_owners(&field, cluster)?;
     }
     Ok(())
@@ -184,7 +257,12 @@ fn check_unique<'a>(field: &str, what: &str, names: impl Iterator<Item = &'a str
         if !seen.insert(name) {
             let field = format!("{field}[{index}].name");
             let message = format!("two {what} {name}");
-            return Err(Invalid::new("FR-DEPLOYMENT-NAME-TWICE", field, message, "rename one of them"));
+            return Err(Invalid::new(
+                "FR-DEPLOYMENT-NAME-TWICE",
+                field,
+                message,
+                "rename one of them",
+            ));
         }
     }
     Ok(())
@@ -192,18 +270,35 @@ fn check_unique<'a>(field: &str, what: &str, names: impl Iterator<Item = &'a str
 
 fn check_machine_names(file: &DeploymentFile) -> Check {
     let meta = meta_names(file);
-    check_unique("meta", "meta nodes are called", file.meta.iter().map(|meta| meta.name.as_str()))?;
-    let mut seen: BTreeMap<Name, Ipv4Addr> = file.meta.iter().map(|m| (m.name.clone(), m.address)).collect();
+    check_unique(
+        "meta",
+        "meta nodes are called",
+        file.meta.iter().map(|meta| meta.name.as_str()),
+    )?;
+    let mut seen: BTreeMap<Name, Ipv4Addr> = file
+        .meta
+        .iter()
+        .map(|m| (m.name.clone(), m.address))
+        .collect();
     for (c, cluster) in file.cluster.iter().enumerate() {
         for (m, member) in cluster.member.iter().enumerate() {
             let field = format!("cluster[{c}].member[{m}].name");
-            let name = machine_name(&cluster.name, member, &meta)
-                .map_err(|message| Invalid::new("FR-DEPLOYMENT-NAME", field.clone(), message, ""))?;
+            let name = machine_name(&cluster.name, member, &meta).map_err(|message| {
+                Invalid::new("FR-DEPLOYMENT-NAME", field.clone(), message, "")
+            })?;
             if let Some(other) = seen.insert(name.clone(), member.address)
                 && other != member.address
             {
-                let message = format!("the machines at {other} and {} are both called {name}", member.address);
-                return Err(Invalid::new("FR-DEPLOYMENT-NAME-TWICE", field, message, "rename one of them"));
+                let message = format!(
+                    "the machines at {other} and {} are both called {name}",
+                    member.address
+                );
+                return Err(Invalid::new(
+                    "FR-DEPLOYMENT-NAME-TWICE",
+                    field,
+                    message,
+                    "rename one of them",
+                ));
             }
         }
     }
@@ -216,7 +311,12 @@ fn check_portal(portal: &[Portal]) -> Check {
         if !seen.insert(&entry.domain) {
             let message = format!("two portal entries answer to {}", entry.domain);
             let field = format!("portal[{index}].domain");
-            return Err(Invalid::new("FR-DEPLOYMENT-NAME-TWICE", field, message, "change one of them"));
+            return Err(Invalid::new(
+                "FR-DEPLOYMENT-NAME-TWICE",
+                field,
+                message,
+                "change one of them",
+            ));
         }
     }
     Ok(())
@@ -226,7 +326,10 @@ fn check_qemu(file: &DeploymentFile) -> Check {
     let meta = meta_names(file);
     let mut machines = BTreeSet::new();
     for cluster in &file.cluster {
-        let names = cluster.member.iter().filter_map(|member| machine_name(&cluster.name, member, &meta).ok());
+        let names = cluster
+            .member
+            .iter()
+            .filter_map(|member| machine_name(&cluster.name, member, &meta).ok());
         machines.extend(names);
     }
     for name in file.qemu.machine.keys() {
@@ -234,7 +337,12 @@ fn check_qemu(file: &DeploymentFile) -> Check {
             let names: Vec<&str> = machines.iter().map(Name::as_str).collect();
             let message = format!("there is no machine {name}");
             let hint = format!("the machines are {}", names.join(", "));
-            return Err(Invalid::new("FR-DEPLOYMENT-QEMU", format!("qemu.machine.{name}"), message, hint));
+            return Err(Invalid::new(
+                "FR-DEPLOYMENT-QEMU",
+                format!("qemu.machine.{name}"),
+                message,
+                hint,
+            ));
         }
     }
     Ok(())
@@ -242,5 +350,8 @@ fn check_qemu(file: &DeploymentFile) -> Check {
 
 /// Names of the meta nodes by address.
 pub(crate) fn meta_names(file: &DeploymentFile) -> BTreeMap<Ipv4Addr, Name> {
-    file.meta.iter().map(|meta| (meta.address, meta.name.clone())).collect()
+    file.meta
+        .iter()
+        .map(|meta| (meta.address, meta.name.clone()))
+        .collect()
 }

@@ -151,12 +151,13 @@ impl Deployment {
     /// # Errors
     /// As for [`Deployment::parse`].
     pub fn from_tree(tree: &Tree, text: &str) -> Result<Self> {
-        let file: DeploymentFile = toml_text::read_tree(DOCUMENT, "FR-DEPLOYMENT-FIELD", tree, text)?;
+        let file: DeploymentFile =
+            toml_text::read_tree(DOCUMENT, "FR-DEPLOYMENT-FIELD", tree, text)?;
         Self::validate(file)
             .map_err(|invalid| toml_text::locate(invalid.in_document(DOCUMENT), tree, text).into())
     }
 
-    fn validate(file: DeploymentFile) -> std::result::Result<Self, Invalid> {
+    fn validate(file: DeploymentFile) -> std::result::Result<Self, Box<Invalid>> {
         contradictions::check(&file)?;
         let machine_names = contradictions::meta_names(&file);
         let mut clusters = Vec::new();
@@ -217,12 +218,16 @@ impl Deployment {
 
     /// The machine of that name.
     pub fn machine(&self, name: &str) -> Option<Machine> {
-        self.machines().into_iter().find(|machine| machine.name.as_str() == name)
+        self.machines()
+            .into_iter()
+            .find(|machine| machine.name.as_str() == name)
     }
 
     /// The cluster of that name.
     pub fn cluster(&self, name: &str) -> Option<&Cluster> {
-        self.clusters.iter().find(|cluster| cluster.name.as_str() == name)
+        self.clusters
+            .iter()
+            .find(|cluster| cluster.name.as_str() == name)
     }
 
     /// Size of a machine in QEMU.
@@ -262,13 +267,18 @@ fn valid_cluster(
     index: usize,
     file: ClusterFile,
     meta: &BTreeMap<Ipv4Addr, Name>,
-) -> std::result::Result<Cluster, Invalid> {
+) -> std::result::Result<Cluster, Box<Invalid>> {
     let mut members = Vec::new();
     for member in &file.member {
         let member = Member {
             instance: format!("{}-{}", file.name, member.seq),
             name: machine_name(&file.name, member, meta).map_err(|message| {
-                Invalid::new("FR-DEPLOYMENT-NAME", format!("cluster[{index}].name"), message, "")
+                Invalid::new(
+                    "FR-DEPLOYMENT-NAME",
+                    format!("cluster[{index}].name"),
+                    message,
+                    "",
+                )
             })?,
             seq: member.seq,
             address: member.address,
@@ -276,7 +286,9 @@ fn valid_cluster(
         };
         insert_sorted(&mut members, member, |a, b| a.seq < b.seq);
     }
-    let primary = members.iter().find(|member| member.role == MemberRole::Primary);
+    let primary = members
+        .iter()
+        .find(|member| member.role == MemberRole::Primary);
     let Some(primary) = primary.cloned() else {
         return Err(no_primary(index, &file.name));
     };
@@ -290,4 +302,3 @@ fn valid_cluster(
         parameters: file.parameters,
     })
 }
-

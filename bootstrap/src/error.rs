@@ -43,20 +43,20 @@ impl Invalid {
         field: impl Into<String>,
         message: impl Into<String>,
         hint: impl Into<String>,
-    ) -> Self {
+    ) -> Box<Self> {
         let hint = hint.into();
-        Invalid {
+        Box::new(Invalid {
             code,
             document: String::new(),
             field: field.into(),
             message: message.into(),
             hint: (!hint.is_empty()).then_some(hint),
             position: None,
-        }
+        })
     }
 
     /// Names the document.
-    pub fn in_document(mut self, document: &str) -> Self {
+    pub fn in_document(mut self: Box<Self>, document: &str) -> Box<Self> {
         self.document = document.to_owned();
         self
     }
@@ -206,8 +206,8 @@ impl Error {
     }
 }
 
-impl From<Invalid> for Error {
-    fn from(invalid: Invalid) -> Self {
-        Error::Invalid(Box::new(invalid))
+impl From<Box<Invalid>> for Error {
+    fn from(invalid: Box<Invalid>) -> Self {
+        Error::Invalid(invalid)
     }
 }

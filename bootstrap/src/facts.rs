@@ -42,7 +42,8 @@ impl Facts {
     /// Looks at this machine. What cannot be read is left out: a plan that needs it says so.
     pub fn probe() -> Self {
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let cpus = std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
+        let cpus =
+            std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
         Facts {
             interfaces: probe_interfaces(),
             memory_mib: parse_memory(&memory),
@@ -79,8 +80,13 @@ fn probe_interfaces() -> Vec<Interface> {
             continue;
         }
         let name = found.interface_name;
-        let interface = interfaces.entry(name.clone()).or_insert_with(|| Interface { name, ..Interface::default() });
-        let Some(address) = found.address else { continue };
+        let interface = interfaces.entry(name.clone()).or_insert_with(|| Interface {
+            name,
+            ..Interface::default()
+        });
+        let Some(address) = found.address else {
+            continue;
+        };
         if let Some(address) = address.as_sockaddr_in() {
             interface.addresses.push(address.ip());
         }
@@ -97,7 +103,10 @@ mod tests {
 
     #[test]
     fn memory() {
-        assert_eq!(parse_memory("MemTotal:        2048000 kB\nMemFree: 1 kB\n"), 2000);
+        assert_eq!(
+            parse_memory("MemTotal:        2048000 kB\nMemFree: 1 kB\n"),
+            2000
+        );
         assert_eq!(parse_memory(""), 0);
     }
 

@@ -27,7 +27,12 @@ pub fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<bo
 ///
 /// # Errors
 /// `FR-IO`.
-pub fn write_if_changed(path: &Path, content: &[u8], mode: u32, owner: Option<Owner>) -> Result<bool> {
+pub fn write_if_changed(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    owner: Option<Owner>,
+) -> Result<bool> {
     let regular = fs::symlink_metadata(path).is_ok_and(|found| found.is_file());
     if regular && fs::read(path).is_ok_and(|found| found == content) {
         return set_owner_and_mode(path, mode, owner);
@@ -35,8 +40,9 @@ pub fn write_if_changed(path: &Path, content: &[u8], mode: u32, owner: Option<Ow
     let folder = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(folder).map_err(|error| Error::io("make", folder, error))?;
     let temporary = temporary_name(path);
-    let written = write_new(&temporary, content, mode, owner)
-        .and_then(|()| fs::rename(&temporary, path).map_err(|error| Error::io("replace", path, error)));
+    let written = write_new(&temporary, content, mode, owner).and_then(|()| {
+        fs::rename(&temporary, path).map_err(|error| Error::io("replace", path, error))
+    });
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
@@ -57,7 +63,8 @@ pub fn link_if_changed(path: &Path, target: &str) -> Result<bool> {
     fs::create_dir_all(folder).map_err(|error| Error::io("make", folder, error))?;
     let temporary = temporary_name(path);
     let _ = fs::remove_file(&temporary);
-    std::os::unix::fs::symlink(target, &temporary).map_err(|error| Error::io("link", &temporary, error))?;
+    std::os::unix::fs::symlink(target, &temporary)
+        .map_err(|error| Error::io("link", &temporary, error))?;
     fs::rename(&temporary, path).map_err(|error| {
         let _ = fs::remove_file(&temporary);
         Error::io("replace", path, error)
@@ -92,7 +99,8 @@ fn set_owner_and_mode(path: &Path, mode: u32, owner: Option<Owner>) -> Result<bo
     if let Some((uid, gid)) = owner
         && (found.uid(), found.gid()) != (uid, gid)
     {
-        std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(|error| Error::io("change owner of", path, error))?;
+        std::os::unix::fs::chown(path, Some(uid), Some(gid))
+            .map_err(|error| Error::io("change owner of", path, error))?;
         changed = true;
     }
     // A change of owner clears setuid and setgid bits, so the mode comes last.
@@ -138,14 +146,22 @@ pub fn inside(root: &Path, path: &str, last: Last) -> Result<PathBuf> {
         }
         let here = root.join(resolved.join("/")).join(&name);
         let kept = pending.is_empty() && last == Last::Keep;
-        let target = if kept { None } else { fs::read_link(&here).ok() };
+        let target = if kept {
+            None
+        } else {
+            fs::read_link(&here).ok()
+        };
         let Some(target) = target else {
             resolved.push(name);
             continue;
         };
         links += 1;
         if links > MAX_LINKS {
-            return Err(Error::io("follow", &here, std::io::Error::other("too many symbolic links")));
+            return Err(Error::io(
+                "follow",
+                &here,
+                std::io::Error::other("too many symbolic links"),
+            ));
         }
         if target.is_absolute() {
             resolved.clear();
@@ -221,7 +237,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         fs::create_dir_all(root.join("var")).unwrap();
-        for (link, target) in [("data", "/var/data"), ("up", "../../../../etc"), ("loop", "loop")] {
+        for (link, target) in [
+            ("data", "/var/data"),
+            ("up", "../../../../etc"),
+            ("loop", "loop"),
+        ] {
             std::os::unix::fs::symlink(target, root.join(link)).unwrap();
         }
         for (path, last, expected) in [
@@ -230,9 +250,16 @@ mod tests {
             ("/data", Last::Keep, "data"),
             ("/data", Last::Follow, "var/data"),
         ] {
-            assert_eq!(inside(root, path, last).unwrap(), root.join(expected), "{path}");
+            assert_eq!(
+                inside(root, path, last).unwrap(),
+                root.join(expected),
+                "{path}"
+            );
         }
         assert!(inside(root, "/loop/x", Last::Keep).is_err());
-        assert_eq!(inside(Path::new("/"), "/a/b", Last::Keep).unwrap(), Path::new("/a/b"));
+        assert_eq!(
+            inside(Path::new("/"), "/a/b", Last::Keep).unwrap(),
+            Path::new("/a/b")
+        );
     }
 }

@@ -110,7 +110,10 @@ impl NodeFragment {
 
     /// What a machine has that was given no fragment.
     pub fn empty() -> Self {
-        NodeFragment { schema: SCHEMA, ..NodeFragment::default() }
+        NodeFragment {
+            schema: SCHEMA,
+            ..NodeFragment::default()
+        }
     }
 }
 

@@ -18,13 +18,19 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 /// Why the answer is no, in a few words.
 pub fn ask(probe: &Probe, accounts: &Accounts) -> Result<(), String> {
     match probe {
-        Probe::Http { url, status, contains } => {
+        Probe::Http {
+            url,
+            status,
+            contains,
+        } => {
             let response = http::get(url, ATTEMPT).map_err(|error| error.to_string())?;
             if !status.contains(&response.status) {
                 return Err(format!("{url} answers {}", response.status));
             }
             match contains {
-                Some(text) if !response.body.contains(text) => Err(format!("{url} answers without {text:?}")),
+                Some(text) if !response.body.contains(text) => {
+                    Err(format!("{url} answers without {text:?}"))
+                }
                 _ => Ok(()),
             }
         }
@@ -39,7 +45,11 @@ pub fn ask(probe: &Probe, accounts: &Accounts) -> Result<(), String> {
                 limit: ATTEMPT,
             };
             let outcome = program.run().map_err(|error| error.to_string())?;
-            if outcome.success() { Ok(()) } else { Err(program.failed(outcome.describe()).to_string()) }
+            if outcome.success() {
+                Ok(())
+            } else {
+                Err(program.failed(outcome.describe()).to_string())
+            }
         }
     }
 }

@@ -26,12 +26,23 @@ pub struct Response {
 /// # Errors
 /// `FR-HTTP`.
 pub fn get(url: &str, limit: Duration) -> Result<Response> {
-    let refuse = |message: String| Error::Http { url: url.to_owned(), message };
+    let refuse = |message: String| Error::Http {
+        url: url.to_owned(),
+        message,
+    };
     let (address, host, path) = parse_url(url).map_err(refuse)?;
     let deadline = Instant::now() + limit;
-    let stream = TcpStream::connect_timeout(&address, limit).map_err(|error| refuse(error.to_string()))?;
-    let mut exchange = Exchange { stream, deadline, buffer: Vec::new() };
-    exchange.ask(&host, &path).and_then(|()| exchange.answer()).map_err(refuse)
+    let stream =
+        TcpStream::connect_timeout(&address, limit).map_err(|error| refuse(error.to_string()))?;
+    let mut exchange = Exchange {
+        stream,
+        deadline,
+        buffer: Vec::new(),
+    };
+    exchange
+        .ask(&host, &path)
+        .and_then(|()| exchange.answer())
+        .map_err(refuse)
 }
 
 fn parse_url(url: &str) -> std::result::Result<(SocketAddr, String, String), String> {
@@ -42,10 +53,18 @@ fn parse_url(url: &str) -> std::result::Result<(SocketAddr, String, String), Str
         return Err("the path has spaces or control characters".into());
     }
     let (name, port) = host.split_once(':').unwrap_or((host, "80"));
-    let ip = if name == "localhost" { Ok(Ipv4Addr::LOCALHOST) } else { name.parse() };
+    let ip = if name == "localhost" {
+        Ok(Ipv4Addr::LOCALHOST)
+    } else {
+        name.parse()
+    };
     let ip = ip.map_err(|_| format!("{name:?} is neither an IPv4 address nor localhost"))?;
     let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-    Ok((SocketAddr::new(IpAddr::V4(ip), port), host.to_owned(), path.to_owned()))
+    Ok((
+        SocketAddr::new(IpAddr::V4(ip), port),
+        host.to_owned(),
+        path.to_owned(),
+    ))
 }
 
 struct Exchange {
@@ -59,10 +78,16 @@ type Step<T> = std::result::Result<T, String>;
 
 impl Exchange {
     fn ask(&mut self, host: &str, path: &str) -> Step<()> {
-        let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: farrow\r\nAccept: */*\r\nConnection: close\r\n\r\n");
+        let text = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: farrow\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+        );
         let limit = self.remaining()?;
-        self.stream.set_write_timeout(Some(limit)).map_err(|error| error.to_string())?;
-        self.stream.write_all(text.as_bytes()).map_err(|error| error.to_string())
+        self.stream
+            .set_write_timeout(Some(limit))
+            .map_err(|error| error.to_string())?;
+        self.stream
+            .write_all(text.as_bytes())
+            .map_err(|error| error.to_string())
     }
 
     fn answer(&mut self) -> Step<Response> {
@@ -71,7 +96,9 @@ impl Exchange {
         let mut words = first.split(' ');
         let version = words.next().unwrap_or_default();
         let status: Option<u16> = words.next().and_then(|word| word.parse().ok());
-        let status = status.filter(|_| version.starts_with("HTTP/1.")).ok_or("the answer is no HTTP/1")?;
+        let status = status
+            .filter(|_| version.starts_with("HTTP/1."))
+            .ok_or("the answer is no HTTP/1")?;
         let (mut length, mut chunked) = (None, false);
         loop {
             let line = self.line(&mut budget)?;
@@ -81,7 +108,11 @@ impl Exchange {
             let (name, value) = line.split_once(':').ok_or("a header without colon")?;
             let value = value.trim();
             if name.eq_ignore_ascii_case("content-length") {
-                length = Some(value.parse::<usize>().map_err(|_| "a wrong content-length")?);
+                length = Some(
+                    value
+                        .parse::<usize>()
+                        .map_err(|_| "a wrong content-length")?,
+                );
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 chunked = value.eq_ignore_ascii_case("chunked");
             }
@@ -92,7 +123,10 @@ impl Exchange {
             (false, Some(length)) => self.exact(length, MAX_BODY_BYTES)?,
             (false, None) => self.rest()?,
         };
-        Ok(Response { status, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Response {
+            status,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 
     fn chunks(&mut self) -> Step<Vec<u8>> {
@@ -147,24 +181,35 @@ impl Exchange {
         *budget = budget.checked_sub(end + 1).ok_or("the head is too long")?;
         let rest = self.buffer.split_off(end + 1);
         let line = std::mem::replace(&mut self.buffer, rest);
-        String::from_utf8(line).map(|line| line.trim_end().to_owned()).map_err(|_| "the head is no text".into())
+        String::from_utf8(line)
+            .map(|line| line.trim_end().to_owned())
+            .map_err(|_| "the head is no text".into())
     }
 
     /// Reads some more; false at the end.
     fn fill(&mut self) -> Step<bool> {
         let limit = self.remaining()?;
-        self.stream.set_read_timeout(Some(limit)).map_err(|error| error.to_string())?;
+        self.stream
+            .set_read_timeout(Some(limit))
+            .map_err(|error| error.to_string())?;
         let mut chunk = [0; 4096];
-        let count = self.stream.read(&mut chunk).map_err(|error| match error.kind() {
-            std::io::ErrorKind::WouldBlock => "no answer in time".to_owned(),
-            _ => error.to_string(),
-        })?;
+        let count = self
+            .stream
+            .read(&mut chunk)
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::WouldBlock => "no answer in time".to_owned(),
+                _ => error.to_string(),
+            })?;
         self.buffer.extend_from_slice(&chunk[..count]);
         Ok(count > 0)
     }
 
     fn remaining(&self) -> Step<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err("no answer in time".into()) } else { Ok(left) }
+        if left.is_zero() {
+            Err("no answer in time".into())
+        } else {
+            Ok(left)
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! Applying a plan is separate. The formats are owned here, and written for others by [`seed`].
 
 pub mod accounts;
+mod applied;
 pub mod apply;
 pub mod boot;
 pub mod catalogue;
@@ -25,6 +26,7 @@ mod mounts;
 pub mod netplan;
 pub mod networkd;
 pub mod plan;
+mod plan_service;
 mod plan_text;
 pub mod planner;
 pub mod process;

@@ -41,7 +41,12 @@ impl Drop for Raw {
 
 impl fmt::Debug for Raw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Raw({}, {} bytes of user-data)", self.source, self.user_data.len())
+        write!(
+            f,
+            "Raw({}, {} bytes of user-data)",
+            self.source,
+            self.user_data.len()
+        )
     }
 }
 
@@ -50,12 +55,26 @@ impl Raw {
     ///
     /// # Errors
     /// `FR-YAML` when meta-data is no YAML.
-    pub fn from_seed(source: &str, user_data: String, meta_data: &str, network_config: Option<String>) -> Result<Self> {
+    pub fn from_seed(
+        source: &str,
+        user_data: String,
+        meta_data: &str,
+        network_config: Option<String>,
+    ) -> Result<Self> {
         let meta = yaml::parse("meta-data", meta_data)?;
         let text = |key: &str| meta.as_ref()?.get(key)?.scalar_text();
         let mut tags = BTreeMap::new();
-        for entry in meta.as_ref().and_then(|meta| meta.get("tags")).map_or(&[][..], Tree::entries) {
-            tags.extend(entry.tree.scalar_text().map(|text| (entry.key.clone(), text)));
+        for entry in meta
+            .as_ref()
+            .and_then(|meta| meta.get("tags"))
+            .map_or(&[][..], Tree::entries)
+        {
+            tags.extend(
+                entry
+                    .tree
+                    .scalar_text()
+                    .map(|text| (entry.key.clone(), text)),
+            );
         }
         Ok(Raw {
             source: source.to_owned(),
@@ -95,10 +114,13 @@ impl Metadata {
     pub fn merge(raw: &Raw) -> Result<Self> {
         let found = userdata::parse(&raw.user_data)?;
         let Some(deployment) = found.deployment else {
-            let hint = "add a part text/x-farrow-deployment, or the key \"farrow\" to the cloud-config";
+            let hint =
+                "add a part text/x-farrow-deployment, or the key \"farrow\" to the cloud-config";
             let message = "there is no deployment document in it";
             let invalid = Invalid::new("FR-USERDATA-DEPLOYMENT", "", message, hint);
-            return Err(invalid.in_document(&format!("user-data of {}", raw.source)).into());
+            return Err(invalid
+                .in_document(&format!("user-data of {}", raw.source))
+                .into());
         };
         let network = match raw.network_config.as_deref().map(str::trim) {
             None | Some("") => None,

@@ -21,7 +21,12 @@ pub struct Part {
 
 /// Whether a text looks like a MIME message.
 pub fn is_message(text: &str) -> bool {
-    let first = text.trim_start().lines().next().unwrap_or_default().to_ascii_lowercase();
+    let first = text
+        .trim_start()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     first.starts_with("content-type:") || first.starts_with("mime-version:")
 }
 
@@ -45,9 +50,15 @@ fn collect(message: &str, depth: usize, found: &mut Vec<Part>) -> Result<(), Str
         None => message.split_once("\n\n").unwrap_or((message, "")),
     };
     let content_type = header(head, "content-type").unwrap_or_else(|| "text/plain".into());
-    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     if kind.starts_with("multipart/") {
-        let boundary = parameter(&content_type, "boundary").ok_or("a multipart without boundary")?;
+        let boundary =
+            parameter(&content_type, "boundary").ok_or("a multipart without boundary")?;
         for part in split(body, &boundary)? {
             collect(part, depth + 1, found)?;
         }
@@ -55,7 +66,10 @@ fn collect(message: &str, depth: usize, found: &mut Vec<Part>) -> Result<(), Str
     }
     let encoding = header(head, "content-transfer-encoding").unwrap_or_default();
     if let Some(body) = decode(&encoding.trim().to_ascii_lowercase(), body, &kind)? {
-        found.push(Part { content_type: kind, body });
+        found.push(Part {
+            content_type: kind,
+            body,
+        });
     }
     Ok(())
 }
@@ -71,7 +85,10 @@ fn header(head: &str, name: &str) -> Option<String> {
             (None, true) => {}
             (None, false) => {
                 let (key, rest) = line.split_once(':').unwrap_or_default();
-                value = key.trim().eq_ignore_ascii_case(name).then(|| rest.trim().to_owned());
+                value = key
+                    .trim()
+                    .eq_ignore_ascii_case(name)
+                    .then(|| rest.trim().to_owned());
             }
         }
     }
@@ -115,7 +132,9 @@ fn decode(encoding: &str, body: &str, kind: &str) -> Result<Option<String>, Stri
         "" | "7bit" | "8bit" | "binary" => Ok(Some(body.to_owned())),
         "base64" => {
             let packed: String = body.split_ascii_whitespace().collect();
-            let bytes = STANDARD.decode(packed).map_err(|_| format!("the part {kind} is not base64"))?;
+            let bytes = STANDARD
+                .decode(packed)
+                .map_err(|_| format!("the part {kind} is not base64"))?;
             Ok(String::from_utf8(bytes).ok())
         }
         "quoted-printable" => Ok(unquote(body)),
@@ -151,7 +170,8 @@ pub fn write(parts: &[Part]) -> String {
         hash.update(part.body.as_bytes());
     }
     let boundary = format!("farrow-{}", &hex::encode(hash.finalize())[..24]);
-    let mut text = format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n");
+    let mut text =
+        format!("Content-Type: multipart/mixed; boundary=\"{boundary}\"\nMIME-Version: 1.0\n\n");
     for Part { content_type, body } in parts {
         let plain = body.is_ascii() && body.lines().all(|line| line.len() < 998);
         let encoding = if plain { "7bit" } else { "base64" };
@@ -186,7 +206,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let long = "ü".repeat(200);
-        let sent = [part("a = 1\n"), part(""), part("no end of line"), part(&long)];
+        let sent = [
+            part("a = 1\n"),
+            part(""),
+            part("no end of line"),
+            part(&long),
+        ];
         assert_eq!(parts(&write(&sent)).unwrap(), sent);
         assert_eq!(parts(&write(&sent).replace('\n', "\r\n")).unwrap(), sent);
     }

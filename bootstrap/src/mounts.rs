@@ -15,7 +15,8 @@ use crate::plan::Mount;
 /// `FR-IO`.
 pub fn mount_read_only(device: &Path, target: &Path, kind: &str) -> Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    mount(Some(device), target, Some(kind), flags, None::<&str>).map_err(|error| Error::io("mount", device, error.into()))
+    mount(Some(device), target, Some(kind), flags, None::<&str>)
+        .map_err(|error| Error::io("mount", device, error.into()))
 }
 
 /// Unmounts.
@@ -23,7 +24,8 @@ pub fn mount_read_only(device: &Path, target: &Path, kind: &str) -> Result<()> {
 /// # Errors
 /// `FR-IO`.
 pub fn unmount(target: &Path) -> Result<()> {
-    umount2(target, MntFlags::MNT_DETACH).map_err(|error| Error::io("unmount", target, error.into()))
+    umount2(target, MntFlags::MNT_DETACH)
+        .map_err(|error| Error::io("unmount", target, error.into()))
 }
 
 /// Mounts what the plan wants and is there; returns the targets that were mounted now.
@@ -34,7 +36,9 @@ pub fn mount_all(mounts: &[Mount]) -> Result<Vec<String>> {
     let mut done = Vec::new();
     for wanted in mounts {
         let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mounted = table.lines().any(|line| line.split(' ').nth(1) == Some(&wanted.target));
+        let mounted = table
+            .lines()
+            .any(|line| line.split(' ').nth(1) == Some(&wanted.target));
         let Some(device) = partition(&wanted.partition).filter(|_| !mounted) else {
             continue;
         };
@@ -55,7 +59,8 @@ fn partition(name: &str) -> Option<PathBuf> {
     let mut found: Vec<String> = entries
         .filter(|entry| {
             let text = fs::read_to_string(entry.path().join("uevent")).unwrap_or_default();
-            text.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(name))
+            text.lines()
+                .any(|line| line.strip_prefix("PARTNAME=") == Some(name))
         })
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();

@@ -111,7 +111,10 @@ pub fn parse(text: &str) -> Result<NetworkConfig> {
     let inner = tree.get("network").unwrap_or(&tree);
     let file: File = toml_text::read_tree(DOCUMENT, CODE, inner, "")?;
     if file.version != 2 {
-        return Err(refuse("version", format!("version {} is not known: write version 2", file.version)));
+        return Err(refuse(
+            "version",
+            format!("version {} is not known: write version 2", file.version),
+        ));
     }
     let mut ethernets = Vec::new();
     for (id, ethernet) in file.ethernets {
@@ -121,33 +124,57 @@ pub fn parse(text: &str) -> Result<NetworkConfig> {
 }
 
 fn refuse(field: &str, message: String) -> Error {
-    let hint = "known are ethernets with match, addresses, dhcp4, gateway4, routes, nameservers, mtu";
-    Invalid::new(CODE, field, message, hint).in_document(DOCUMENT).into()
+    let hint =
+        "known are ethernets with match, addresses, dhcp4, gateway4, routes, nameservers, mtu";
+    Invalid::new(CODE, field, message, hint)
+        .in_document(DOCUMENT)
+        .into()
 }
 
 fn read_ethernet(id: String, file: EthernetFile) -> Result<Ethernet> {
     let field = format!("ethernets.{id}");
     // Both end up in files whose lines have a meaning of their own.
-    for text in file.matches.name.iter().chain(&file.nameservers.search).chain([&id]) {
+    for text in file
+        .matches
+        .name
+        .iter()
+        .chain(&file.nameservers.search)
+        .chain([&id])
+    {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b".-_*?[]@:".contains(&b);
         if text.is_empty() || text.len() > 253 || !text.bytes().all(plain) {
             return Err(refuse(&field, format!("{text:?} is not a name")));
         }
     }
     if file.dhcp6 {
-        return Err(refuse(&format!("{field}.dhcp6"), "IPv6 is not supported".into()));
+        return Err(refuse(
+            &format!("{field}.dhcp6"),
+            "IPv6 is not supported".into(),
+        ));
     }
-    let mac = file.matches.macaddress.map(|mac| parse_mac(&mac)).transpose();
+    let mac = file
+        .matches
+        .macaddress
+        .map(|mac| parse_mac(&mac))
+        .transpose();
     let mac = mac.map_err(|message| refuse(&format!("{field}.match.macaddress"), message))?;
     let mut addresses = Vec::new();
     for text in &file.addresses {
-        addresses.push(parse_cidr(text).map_err(|message| refuse(&format!("{field}.addresses"), message))?);
+        addresses.push(
+            parse_cidr(text).map_err(|message| refuse(&format!("{field}.addresses"), message))?,
+        );
     }
-    let mut routes: Vec<_> = file.gateway4.into_iter().map(|gateway| (None, gateway)).collect();
+    let mut routes: Vec<_> = file
+        .gateway4
+        .into_iter()
+        .map(|gateway| (None, gateway))
+        .collect();
     for route in file.routes {
         let to = match route.to.as_str() {
             "default" | "0.0.0.0/0" => None,
-            text => Some(parse_cidr(text).map_err(|message| refuse(&format!("{field}.routes"), message))?),
+            text => Some(
+                parse_cidr(text).map_err(|message| refuse(&format!("{field}.routes"), message))?,
+            ),
         };
         routes.push((to, route.via));
     }
@@ -171,7 +198,9 @@ fn parse_mac(text: &str) -> std::result::Result<String, String> {
     if bytes.len() == 6 && bytes.iter().all(right) {
         return Ok(text);
     }
-    Err(format!("{text:?} is not a hardware address such as 52:54:00:12:34:56"))
+    Err(format!(
+        "{text:?} is not a hardware address such as 52:54:00:12:34:56"
+    ))
 }
 
 #[cfg(test)]
@@ -194,9 +223,18 @@ mod tests {
             ("version: 1\nconfig: []", "unknown field `config`"),
             ("version: 1", "version 1 is not known"),
             ("version: 2\nbonds: {}", "unknown field `bonds`"),
-            ("version: 2\nethernets: {a: {addresses: ['fe80::1/64']}}", "ethernets.a.addresses: "),
-            ("version: 2\nethernets: {a: {match: {macaddress: x}}}", "hardware address"),
-            ("version: 2\nethernets: {\"a\\n[Route]\": {dhcp4: true}}", "is not a name"),
+            (
+                "version: 2\nethernets: {a: {addresses: ['fe80::1/64']}}",
+                "ethernets.a.addresses: ",
+            ),
+            (
+                "version: 2\nethernets: {a: {match: {macaddress: x}}}",
+                "hardware address",
+            ),
+            (
+                "version: 2\nethernets: {\"a\\n[Route]\": {dhcp4: true}}",
+                "is not a name",
+            ),
             ("", "is empty"),
         ] {
             let error = parse(text).unwrap_err().to_string();

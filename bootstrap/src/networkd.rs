@@ -17,7 +17,10 @@ pub fn files(metadata: &Metadata, machine: &Machine, facts: &Facts) -> Vec<(Stri
     let mut files = vec![
         ("/etc/hostname".to_owned(), format!("{}\n", machine.name)),
         ("/etc/hosts".to_owned(), hosts(deployment)),
-        ("/etc/systemd/resolved.conf.d/farrow.conf".to_owned(), resolved(deployment)),
+        (
+            "/etc/systemd/resolved.conf.d/farrow.conf".to_owned(),
+            resolved(deployment),
+        ),
     ];
     match &metadata.network {
         Some(network) => {
@@ -40,12 +43,28 @@ pub fn dhcp_everywhere() -> (String, String) {
 
 /// The interface that has, or will have, the machine's address.
 pub fn interface(metadata: &Metadata, machine: &Machine, facts: &Facts) -> String {
-    let ethernets = metadata.network.iter().flat_map(|network| &network.ethernets);
-    let mut configured = ethernets.filter(|e| e.addresses.iter().any(|(address, _)| *address == machine.address));
-    let present = facts.interfaces.iter().find(|i| i.addresses.contains(&machine.address));
+    let ethernets = metadata
+        .network
+        .iter()
+        .flat_map(|network| &network.ethernets);
+    let mut configured = ethernets.filter(|e| {
+        e.addresses
+            .iter()
+            .any(|(address, _)| *address == machine.address)
+    });
+    let present = facts
+        .interfaces
+        .iter()
+        .find(|i| i.addresses.contains(&machine.address));
     if let Some(ethernet) = configured.next() {
-        let by_mac = facts.interfaces.iter().find(|i| Some(&i.mac) == ethernet.mac.as_ref());
-        let exact = ethernet.name.as_ref().filter(|name| !name.contains(['*', '?', '[']));
+        let by_mac = facts
+            .interfaces
+            .iter()
+            .find(|i| Some(&i.mac) == ethernet.mac.as_ref());
+        let exact = ethernet
+            .name
+            .as_ref()
+            .filter(|name| !name.contains(['*', '?', '[']));
         return match (by_mac, exact) {
             (Some(interface), _) => interface.name.clone(),
             (None, Some(name)) => name.clone(),
@@ -56,7 +75,10 @@ pub fn interface(metadata: &Metadata, machine: &Machine, facts: &Facts) -> Strin
 }
 
 fn has_address(machine: &Machine, facts: &Facts) -> bool {
-    facts.interfaces.iter().any(|interface| interface.addresses.contains(&machine.address))
+    facts
+        .interfaces
+        .iter()
+        .any(|interface| interface.addresses.contains(&machine.address))
 }
 
 fn hosts(deployment: &Deployment) -> String {
@@ -70,7 +92,11 @@ fn hosts(deployment: &Deployment) -> String {
 /// Names of the deployment's domain are asked of the meta nodes. Link-local protocols are off: a machine answers to
 /// the names it was given and to no others.
 fn resolved(deployment: &Deployment) -> String {
-    let meta: Vec<String> = deployment.meta.iter().map(|meta| meta.address.to_string()).collect();
+    let meta: Vec<String> = deployment
+        .meta
+        .iter()
+        .map(|meta| meta.address.to_string())
+        .collect();
     format!(
         "[Resolve]\nDNS={}\nDomains={}\nDNSSEC=no\nLLMNR=no\nMulticastDNS=no\n",
         meta.join(" "),
@@ -89,7 +115,10 @@ fn ethernet_file(deployment: &Deployment, ethernet: &Ethernet) -> String {
         let _ = writeln!(text, "\n[Link]\nMTUBytes={mtu}");
     }
     let dhcp = if ethernet.dhcp4 { "ipv4" } else { "no" };
-    let _ = writeln!(text, "\n[Network]\nDHCP={dhcp}\nLinkLocalAddressing=no\nIPv6AcceptRA=no");
+    let _ = writeln!(
+        text,
+        "\n[Network]\nDHCP={dhcp}\nLinkLocalAddressing=no\nIPv6AcceptRA=no"
+    );
     for (address, prefix) in &ethernet.addresses {
         let _ = writeln!(text, "Address={address}/{prefix}");
     }
@@ -101,7 +130,10 @@ fn ethernet_file(deployment: &Deployment, ethernet: &Ethernet) -> String {
     }
     let mut routes = ethernet.routes.clone();
     let subnet = deployment.network.subnet;
-    let inside = ethernet.addresses.iter().any(|(address, _)| subnet.holds(*address));
+    let inside = ethernet
+        .addresses
+        .iter()
+        .any(|(address, _)| subnet.holds(*address));
     if let (true, true, Some(gateway)) = (inside, routes.is_empty(), deployment.network.gateway) {
         routes.push((None, gateway));
     }

@@ -264,7 +264,8 @@ impl Plan {
     /// # Errors
     /// None in practice, as above.
     pub fn to_json(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(|error| crate::Error::io("serialise", "plan".as_ref(), error.into()))
+        serde_json::to_string(self)
+            .map_err(|error| crate::Error::io("serialise", "plan".as_ref(), error.into()))
     }
 
     /// Network files and services' files.
@@ -274,15 +275,25 @@ impl Plan {
 
     /// What differs from an older plan.
     pub fn diff(&self, old: &Plan) -> PlanDiff {
-        let new_files: BTreeMap<&str, &File> = self.all_files().map(|file| (file.path.as_str(), file)).collect();
-        let old_files: BTreeMap<&str, &File> = old.all_files().map(|file| (file.path.as_str(), file)).collect();
+        let new_files: BTreeMap<&str, &File> = self
+            .all_files()
+            .map(|file| (file.path.as_str(), file))
+            .collect();
+        let old_files: BTreeMap<&str, &File> = old
+            .all_files()
+            .map(|file| (file.path.as_str(), file))
+            .collect();
         let mut diff = PlanDiff::default();
         for (path, file) in &new_files {
             let before = old_files.get(path);
             if before.is_some_and(|before| before == file) {
                 continue;
             }
-            let list = if before.is_some() { &mut diff.changed } else { &mut diff.added };
+            let list = if before.is_some() {
+                &mut diff.changed
+            } else {
+                &mut diff.added
+            };
             list.push((*path).to_owned());
             diff.services.extend(file.service.clone());
         }
@@ -293,8 +304,12 @@ impl Plan {
             }
         }
         for (one, other) in [(self, old), (old, self)] {
-            let missing = one.services.iter().filter(|service| !other.services.contains(service));
-            diff.services.extend(missing.map(|service| service.name.clone()));
+            let missing = one
+                .services
+                .iter()
+                .filter(|service| !other.services.contains(service));
+            diff.services
+                .extend(missing.map(|service| service.name.clone()));
         }
         diff
     }

@@ -15,7 +15,11 @@ impl Plan {
 
     fn write_text(&self, out: &mut String, full: bool) -> std::fmt::Result {
         let node = &self.node;
-        writeln!(out, "machine     {} ({} node of {})", node.name, node.role, node.deployment)?;
+        writeln!(
+            out,
+            "machine     {} ({} node of {})",
+            node.name, node.role, node.deployment
+        )?;
         writeln!(out, "address     {} on {}", node.address, node.interface)?;
         if let (Some(cluster), Some(instance)) = (&node.cluster, &node.instance) {
             writeln!(out, "cluster     {cluster}, as {instance}")?;
@@ -25,7 +29,11 @@ impl Plan {
             write_file(out, file, full)?;
         }
         for mount in &self.mounts {
-            writeln!(out, "\nmount       {} ({}, partition {})", mount.target, mount.kind, mount.partition)?;
+            writeln!(
+                out,
+                "\nmount       {} ({}, partition {})",
+                mount.target, mount.kind, mount.partition
+            )?;
         }
         writeln!(out, "\ndirectories")?;
         for directory in &self.directories {
@@ -54,7 +62,13 @@ fn write_file(out: &mut String, file: &File, full: bool) -> std::fmt::Result {
     let owner = format!("{}:{}", file.owner, file.group);
     let content = &file.content;
     let note = if content.secret { " (secret)" } else { "" };
-    writeln!(out, "  {} {owner:<22} {} {}{note}", file.mode, &content.digest()[..12], file.path)?;
+    writeln!(
+        out,
+        "  {} {owner:<22} {} {}{note}",
+        file.mode,
+        &content.digest()[..12],
+        file.path
+    )?;
     if full && !content.secret {
         for line in content.text.lines() {
             writeln!(out, "      | {line}")?;
@@ -69,7 +83,11 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
     if !service.after.is_empty() {
         writeln!(out, "      after     {}", service.after.join(", "))?;
     }
-    for task in service.tasks.iter().filter(|task| task.phase == Phase::BeforeStart) {
+    for task in service
+        .tasks
+        .iter()
+        .filter(|task| task.phase == Phase::BeforeStart)
+    {
         write_task(out, "before", task)?;
     }
     if let Some(health) = &service.health {
@@ -78,16 +96,30 @@ fn write_service(out: &mut String, service: &Service) -> std::fmt::Result {
             Probe::Tcp { address } => format!("connect to {address}"),
             Probe::Exec { command, user } => format!("{} (as {user})", command.join(" ")),
         };
-        writeln!(out, "      healthy   {probe}, within {} s", health.timeout_seconds)?;
+        writeln!(
+            out,
+            "      healthy   {probe}, within {} s",
+            health.timeout_seconds
+        )?;
     }
-    for task in service.tasks.iter().filter(|task| task.phase == Phase::AfterHealthy) {
+    for task in service
+        .tasks
+        .iter()
+        .filter(|task| task.phase == Phase::AfterHealthy)
+    {
         write_task(out, "then", task)?;
     }
     Ok(())
 }
 
 fn write_task(out: &mut String, when: &str, task: &Task) -> std::fmt::Result {
-    write!(out, "      {when:<9} {}: {} (as {})", task.name, task.command.join(" "), task.user)?;
+    write!(
+        out,
+        "      {when:<9} {}: {} (as {})",
+        task.name,
+        task.command.join(" "),
+        task.user
+    )?;
     if let Some(creates) = &task.creates {
         write!(out, ", unless {creates} exists")?;
     }

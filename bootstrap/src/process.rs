@@ -15,7 +15,8 @@ use crate::accounts::User;
 use crate::error::{Error, Result};
 
 /// Where programs are looked for: PostgreSQL's own are in a folder of their version.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/17/bin";
+const PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/postgresql/17/bin";
 
 /// How much output is kept, from the end.
 const MAX_OUTPUT_BYTES: usize = 16 << 10;
@@ -59,7 +60,9 @@ impl Outcome {
     pub fn code(&self) -> i32 {
         match self.status {
             None => 124,
-            Some(status) => status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
+            Some(status) => status
+                .code()
+                .unwrap_or_else(|| 128 + status.signal().unwrap_or(0)),
         }
     }
 
@@ -69,10 +72,22 @@ impl Outcome {
             None => "took too long".to_owned(),
             Some(status) => status.to_string(),
         };
-        let said = if self.stderr.trim().is_empty() { &self.stdout } else { &self.stderr };
-        let last: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let said = if self.stderr.trim().is_empty() {
+            &self.stdout
+        } else {
+            &self.stderr
+        };
+        let last: Vec<&str> = said
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
         if !last.is_empty() {
-            let _ = write!(text, ": {}", last[last.len().saturating_sub(3)..].join("; "));
+            let _ = write!(
+                text,
+                ": {}",
+                last[last.len().saturating_sub(3)..].join("; ")
+            );
         }
         text
     }
@@ -84,9 +99,19 @@ impl Outcome {
 /// `FR-COMMAND`.
 pub fn run(words: &[&str], limit: Duration) -> Result<Outcome> {
     let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-    let program = Program { words: &words, user: None, stdin: None, env: Vec::new(), limit };
+    let program = Program {
+        words: &words,
+        user: None,
+        stdin: None,
+        env: Vec::new(),
+        limit,
+    };
     let outcome = program.run()?;
-    if outcome.success() { Ok(outcome) } else { Err(program.failed(outcome.describe())) }
+    if outcome.success() {
+        Ok(outcome)
+    } else {
+        Err(program.failed(outcome.describe()))
+    }
 }
 
 impl Program<'_> {
@@ -95,7 +120,9 @@ impl Program<'_> {
     /// # Errors
     /// `FR-COMMAND` when it cannot be started; how it ends is for the caller to judge.
     pub fn run(&self) -> Result<Outcome> {
-        let mut child = self.spawn().map_err(|error| self.failed(error.to_string()))?;
+        let mut child = self
+            .spawn()
+            .map_err(|error| self.failed(error.to_string()))?;
         let stdout = child.stdout.take().map(collect);
         let stderr = child.stderr.take().map(collect);
         if let (Some(mut pipe), Some(text)) = (child.stdin.take(), self.stdin) {
@@ -103,27 +130,52 @@ impl Program<'_> {
             // A program that ends without reading is no error here: its exit status tells.
             thread::spawn(move || pipe.write_all(text.as_bytes()));
         }
-        let status = self.wait(&mut child).map_err(|error| self.failed(error.to_string()))?;
+        let status = self
+            .wait(&mut child)
+            .map_err(|error| self.failed(error.to_string()))?;
         let end = Instant::now() + OUTPUT_WAIT;
-        Ok(Outcome { status, stdout: text_of(stdout, end), stderr: text_of(stderr, end) })
+        Ok(Outcome {
+            status,
+            stdout: text_of(stdout, end),
+            stderr: text_of(stderr, end),
+        })
     }
 
     /// An error about this program, named without its arguments' values.
     pub fn failed(&self, message: String) -> Error {
         let shown = &self.words[..self.words.len().min(4)];
-        Error::Command { command: shown.join(" "), message }
+        Error::Command {
+            command: shown.join(" "),
+            message,
+        }
     }
 
     fn spawn(&self) -> io::Result<Child> {
-        let (program, arguments) = self.words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let (program, arguments) = self
+            .words
+            .split_first()
+            .ok_or(io::ErrorKind::InvalidInput)?;
         let mut command = Command::new(program);
-        command.args(arguments).env_clear().env("PATH", PATH).env("LANG", "C.UTF-8").current_dir("/");
-        command.stdin(if self.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", PATH)
+            .env("LANG", "C.UTF-8")
+            .current_dir("/");
+        command.stdin(if self.stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         // A group of its own, so that what it started ends with it.
         command.process_group(0);
         if let Some((name, user)) = self.user {
-            command.env("USER", name).env("LOGNAME", name).env("HOME", &user.home).env("SHELL", &user.shell);
+            command
+                .env("USER", name)
+                .env("LOGNAME", name)
+                .env("HOME", &user.home)
+                .env("SHELL", &user.shell);
             if nix::unistd::geteuid().as_raw() != user.uid {
                 // std drops the supplementary groups when root changes the user.
                 command.uid(user.uid).gid(user.gid);
@@ -189,7 +241,13 @@ mod tests {
     fn shell(script: &str, stdin: Option<&str>, limit_ms: u64) -> (Outcome, Duration) {
         let words = ["sh", "-c", script].map(str::to_owned);
         let limit = Duration::from_millis(limit_ms);
-        let program = Program { words: &words, user: None, stdin, env: vec![("X", "y")], limit };
+        let program = Program {
+            words: &words,
+            user: None,
+            stdin,
+            env: vec![("X", "y")],
+            limit,
+        };
         let start = Instant::now();
         (program.run().unwrap(), start.elapsed())
     }
@@ -197,7 +255,14 @@ mod tests {
     #[test]
     fn ends() {
         let (outcome, _) = shell("cat; echo $X >&2; exit 3", Some("in"), 5000);
-        assert_eq!((outcome.code(), outcome.stdout.as_str(), outcome.stderr.as_str()), (3, "in", "y\n"));
+        assert_eq!(
+            (
+                outcome.code(),
+                outcome.stdout.as_str(),
+                outcome.stderr.as_str()
+            ),
+            (3, "in", "y\n")
+        );
         assert_eq!(outcome.describe(), "exit status: 3: y");
         let (outcome, _) = shell("kill -TERM $$", None, 5000);
         assert_eq!(outcome.code(), 143);
@@ -226,6 +291,9 @@ mod tests {
     #[test]
     fn what_is_missing_is_named() {
         let error = run(&["/no/such/program", "x"], Duration::from_secs(1)).unwrap_err();
-        assert!(error.to_string().starts_with("/no/such/program x: "), "{error}");
+        assert!(
+            error.to_string().starts_with("/no/such/program x: "),
+            "{error}"
+        );
     }
 }

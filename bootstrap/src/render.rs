@@ -22,18 +22,28 @@ pub struct Keyring {
 impl Keyring {
     /// The secrets of a fragment; `own_cluster` is the default of `password`.
     pub fn new(secret: SecretFile, own_cluster: Option<String>) -> Self {
-        Keyring { secret, own_cluster }
+        Keyring {
+            secret,
+            own_cluster,
+        }
     }
 
     fn cluster(&self, cluster: &str) -> Option<ClusterSecret> {
         let own = self.secret.clusters.get(cluster).cloned();
         let generation = self.secret.generation;
-        own.or_else(|| Some(cluster_secret(self.secret.deployment.as_ref()?, generation, cluster)))
+        own.or_else(|| {
+            Some(cluster_secret(
+                self.secret.deployment.as_ref()?,
+                generation,
+                cluster,
+            ))
+        })
     }
 
     fn password(&self, user: &str, cluster: Option<&str>) -> std::result::Result<String, String> {
         let cluster = cluster.or(self.own_cluster.as_deref());
-        let cluster = cluster.ok_or("this machine belongs to no cluster: write password(user, cluster)")?;
+        let cluster =
+            cluster.ok_or("this machine belongs to no cluster: write password(user, cluster)")?;
         let secret = self.cluster(cluster).ok_or_else(|| {
             format!("this machine holds no secret of cluster {cluster}; its node fragment needs [secret]")
         })?;
@@ -81,9 +91,14 @@ impl Renderer {
             used.store(true, Ordering::Relaxed);
             keyring.password(user, cluster).map_err(complaint)
         });
-        environment.add_function("fail", |text: &str| Err::<Value, _>(complaint(text.to_owned())));
+        environment.add_function("fail", |text: &str| {
+            Err::<Value, _>(complaint(text.to_owned()))
+        });
         add_filters(&mut environment);
-        Renderer { environment, password_used }
+        Renderer {
+            environment,
+            password_used,
+        }
     }
 
     /// Renders a template file of a service.
@@ -105,7 +120,13 @@ impl Renderer {
     ///
     /// # Errors
     /// `FR-TEMPLATE`.
-    pub fn text(&self, service: &str, key: &str, source: &str, context: &Value) -> Result<Rendered> {
+    pub fn text(
+        &self,
+        service: &str,
+        key: &str,
+        source: &str,
+        context: &Value,
+    ) -> Result<Rendered> {
         self.password_used.store(false, Ordering::Relaxed);
         if !source.contains('{') {
             return Ok(self.rendered(source.to_owned()));
@@ -123,7 +144,14 @@ impl Renderer {
     /// # Errors
     /// `FR-TEMPLATE`.
     pub fn value(&self, service: &str, key: &str, source: &str, context: &Value) -> Result<Value> {
-        let refuse = |error: minijinja::Error| template_error(service, key, 0, format!("{} in `{source}`", message(&error)));
+        let refuse = |error: minijinja::Error| {
+            template_error(
+                service,
+                key,
+                0,
+                format!("{} in `{source}`", message(&error)),
+            )
+        };
         let value = self
             .environment
             .compile_expression(source)
@@ -141,8 +169,17 @@ impl Renderer {
     ///
     /// # Errors
     /// `FR-TEMPLATE`.
-    pub fn holds(&self, service: &str, key: &str, source: Option<&str>, context: &Value) -> Result<bool> {
-        source.map_or(Ok(true), |source| self.value(service, key, source, context).map(|value| value.is_true()))
+    pub fn holds(
+        &self,
+        service: &str,
+        key: &str,
+        source: Option<&str>,
+        context: &Value,
+    ) -> Result<bool> {
+        source.map_or(Ok(true), |source| {
+            self.value(service, key, source, context)
+                .map(|value| value.is_true())
+        })
     }
 
     fn rendered(&self, text: String) -> Rendered {
@@ -154,10 +191,20 @@ impl Renderer {
     fn refuse(&self, service: &str, template: &str, error: &minijinja::Error) -> Error {
         let line = error.line().unwrap_or(0);
         let name = error.name().unwrap_or_default();
-        let shown = name.strip_prefix(service).map_or(template, |rest| rest.trim_start_matches('/'));
-        let source = self.environment.get_template(name).ok().map(|found| found.source().to_owned());
-        let text = source.as_deref().and_then(|source| source.lines().nth(line.checked_sub(1)?));
-        let text = text.map(|text| format!(" in `{}`", text.trim())).unwrap_or_default();
+        let shown = name
+            .strip_prefix(service)
+            .map_or(template, |rest| rest.trim_start_matches('/'));
+        let source = self
+            .environment
+            .get_template(name)
+            .ok()
+            .map(|found| found.source().to_owned());
+        let text = source
+            .as_deref()
+            .and_then(|source| source.lines().nth(line.checked_sub(1)?));
+        let text = text
+            .map(|text| format!(" in `{}`", text.trim()))
+            .unwrap_or_default();
         template_error(service, shown, line, format!("{}{text}", message(error)))
     }
 }
@@ -165,7 +212,10 @@ impl Renderer {
 /// Block tags leave no blank lines, and files end as their templates do.
 fn set_whitespace(environment: &mut Environment<'static>) {
     let mut syntax = environment.syntax().to_builder();
-    syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
+    syntax
+        .trim_blocks(true)
+        .lstrip_blocks(true)
+        .keep_trailing_newline(true);
     if let Ok(syntax) = syntax.build() {
         environment.set_syntax(syntax);
     }
@@ -195,9 +245,13 @@ fn add_filters(environment: &mut Environment<'static>) {
     environment.add_filter("json", |value: Value| {
         serde_json::to_string(&value).map_err(|error| complaint(error.to_string()))
     });
-    environment.add_filter("sql_id", |text: &str| format!("\"{}\"", text.replace('"', "\"\"")));
+    environment.add_filter("sql_id", |text: &str| {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    });
     environment.add_filter("sql_text", |text: &str| sql_text(text));
-    environment.add_filter("shell", |text: &str| format!("'{}'", text.replace('\'', "'\\''")));
+    environment.add_filter("shell", |text: &str| {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    });
     environment.add_filter("slug", |text: &str| slug(text));
     environment.add_filter("sha256", |text: &str| hex::encode(Sha256::digest(text)));
 }
@@ -225,7 +279,11 @@ mod tests {
 
     fn renderer(template: &str) -> Renderer {
         let service = "schema = 1\nname = \"s\"\ndescription = \"\"\nroles = [\"meta\"]\n";
-        let files = [("s/service.toml", service), ("s/t", template), ("s/part", "part {{ x }}")];
+        let files = [
+            ("s/service.toml", service),
+            ("s/t", template),
+            ("s/part", "part {{ x }}"),
+        ];
         let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
         Renderer::new(&Catalogue::from_files(files).unwrap(), Keyring::default())
     }
@@ -234,27 +292,38 @@ mod tests {
     fn templates() {
         let context = Value::from_pairs([("x", Value::from("a'b\\")), ("none", Value::from(()))]);
         for (template, expected) in [
-            ("{% include \"part\" %}\n", "part a'b\\\n"),
+            ("{% include \"part\" %}\n", "part a'b\\"),
             ("{% if none %}\n  x\n{% endif %}\nend\n", "end\n"),
             ("{{ x | sql_text }}", " E'a''b\\\\'"),
             ("{{ x | shell }}", "'a'\\''b\\'"),
             ("{{ x | slug }} {{ [1, x] | json }}", "a_b_ [1,\"a'b\\\\\"]"),
             ("{{ 'x\"y' | sql_id }}", "\"x\"\"y\""),
         ] {
-            assert_eq!(renderer(template).file("s", "t", &context).unwrap().text, expected);
+            assert_eq!(
+                renderer(template).file("s", "t", &context).unwrap().text,
+                expected
+            );
         }
     }
 
     #[test]
     fn errors_say_where() {
         for (template, expected) in [
-            ("a\n{{ nothing.here }}\n", "service s: t, line 2: undefined value in `{{ nothing.here }}`"),
-            ("{{ fail('no') }}", "service s: t, line 1: no in `{{ fail('no') }}`"),
+            (
+                "a\n{{ nothing.here }}\n",
+                "service s: t, line 2: undefined value in `{{ nothing.here }}`",
+            ),
+            (
+                "{{ fail('no') }}",
+                "service s: t, line 1: no in `{{ fail('no') }}`",
+            ),
             ("{{ password('u', 'c') }}", "holds no secret of cluster c"),
             ("{% include '../s/part' %}", "service s: t, line 1: "),
             ("{% if %}", "service s: t, line 1: "),
         ] {
-            let error = renderer(template).file("s", "t", &Value::from(())).unwrap_err();
+            let error = renderer(template)
+                .file("s", "t", &Value::from(()))
+                .unwrap_err();
             assert!(error.to_string().contains(expected), "{template}: {error}");
         }
     }

@@ -117,9 +117,18 @@ mod tests {
     fn passwords_are_stable() {
         let secret = DeploymentSecret::from_bytes([7; SECRET_BYTES]);
         let cluster = cluster_secret(&secret, 1, "pg-test");
-        assert_eq!(cluster.to_hex().as_str(), "b95cae60b8d2c13d607cb4b6e8635416f2ca6cd56314fbfd3a51840ae78cdba8");
-        assert_eq!(password(&cluster, 1, "dbuser_test"), "0a3ad733011db70b4744af96b63d3dcf");
-        assert_ne!(password(&cluster, 2, "dbuser_test"), "0a3ad733011db70b4744af96b63d3dcf");
+        assert_eq!(
+            cluster.to_hex().as_str(),
+            "b95cae60b8d2c13d607cb4b6e8635416f2ca6cd56314fbfd3a51840ae78cdba8"
+        );
+        assert_eq!(
+            password(&cluster, 1, "dbuser_test"),
+            "0a3ad733011db70b4744af96b63d3dcf"
+        );
+        assert_ne!(
+            password(&cluster, 2, "dbuser_test"),
+            "0a3ad733011db70b4744af96b63d3dcf"
+        );
         assert_ne!(cluster_secret(&secret, 1, "pg-meta"), cluster);
     }
 

@@ -24,9 +24,14 @@ pub fn node_fragment(
 ) -> Result<String> {
     let Some(found) = deployment.machine(machine) else {
         let message = format!("there is no machine {machine} in {}", deployment.name);
-        return Err(Invalid::new("FR-NODE-UNKNOWN", "", message, "").in_document("deployment").into());
+        return Err(Invalid::new("FR-NODE-UNKNOWN", "", message, "")
+            .in_document("deployment")
+            .into());
     };
-    let mut secrets = SecretFile { generation, ..SecretFile::default() };
+    let mut secrets = SecretFile {
+        generation,
+        ..SecretFile::default()
+    };
     match (found.role, &found.member) {
         (Role::Meta, _) => secrets.deployment = Some(secret.clone()),
         (Role::Database, Some(member)) => {
@@ -45,7 +50,13 @@ pub fn node_fragment(
 }
 
 fn to_toml(value: &impl Serialize) -> Result<String> {
-    toml::to_string(value).map_err(|error| Error::io("serialise", "node fragment".as_ref(), std::io::Error::other(error)))
+    toml::to_string(value).map_err(|error| {
+        Error::io(
+            "serialise",
+            "node fragment".as_ref(),
+            std::io::Error::other(error),
+        )
+    })
 }
 
 /// User-data of a machine.
@@ -54,7 +65,10 @@ pub fn user_data(deployment_text: &str, node_fragment: &str) -> String {
         content_type: content_type.to_owned(),
         body: body.to_owned(),
     };
-    mime::write(&[part(DEPLOYMENT_TYPE, deployment_text), part(NODE_TYPE, node_fragment)])
+    mime::write(&[
+        part(DEPLOYMENT_TYPE, deployment_text),
+        part(NODE_TYPE, node_fragment),
+    ])
 }
 
 /// NoCloud meta-data.
@@ -78,7 +92,13 @@ pub struct Interface {
 /// NoCloud network-config, netplan version 2.
 pub fn network_config(interfaces: &[Interface]) -> String {
     let mut text = String::from("version: 2\nethernets:\n");
-    for Interface { id, mac, addresses, dhcp4 } in interfaces {
+    for Interface {
+        id,
+        mac,
+        addresses,
+        dhcp4,
+    } in interfaces
+    {
         text += &format!("  {id}:\n    match:\n      macaddress: \"{mac}\"\n    dhcp4: {dhcp4}\n");
         if !addresses.is_empty() {
             text += &format!("    addresses: {addresses:?}\n");

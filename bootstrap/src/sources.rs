@@ -21,7 +21,10 @@ use crate::tree;
 const SEED_FOLDER: &str = "/var/lib/cloud/seed/nocloud";
 
 /// cloud-init's record of the instance; the first has what the second hides.
-const INSTANCE_DATA: [&str; 2] = ["/run/cloud-init/instance-data-sensitive.json", "/run/cloud-init/instance-data.json"];
+const INSTANCE_DATA: [&str; 2] = [
+    "/run/cloud-init/instance-data-sensitive.json",
+    "/run/cloud-init/instance-data.json",
+];
 
 /// What was last accepted, so that a reboot needs no metadata.
 pub const KEPT_COPY: &str = "/var/lib/farrow/metadata.json";
@@ -43,7 +46,10 @@ pub fn find() -> Result<Raw> {
             return Ok(raw);
         }
         if Instant::now() >= deadline {
-            let looked_at = format!("a volume labelled CIDATA, {SEED_FOLDER}, {}, {KEPT_COPY}", INSTANCE_DATA[1]);
+            let looked_at = format!(
+                "a volume labelled CIDATA, {SEED_FOLDER}, {}, {KEPT_COPY}",
+                INSTANCE_DATA[1]
+            );
             return Err(Error::NoMetadata { looked_at });
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -85,7 +91,8 @@ pub fn read_seed(folder: &Path, source: &str) -> Result<Raw> {
 /// # Errors
 /// `FR-IO`.
 pub fn keep(raw: &Raw, path: &Path) -> Result<()> {
-    let text = serde_json::to_string(raw).map_err(|error| Error::io("serialise", path, error.into()))?;
+    let text =
+        serde_json::to_string(raw).map_err(|error| Error::io("serialise", path, error.into()))?;
     files::make_directory(path.parent().unwrap_or(Path::new("/")), 0o700, None)?;
     files::write_if_changed(path, text.as_bytes(), 0o600, None).map(|_| ())
 }
@@ -93,7 +100,9 @@ pub fn keep(raw: &Raw, path: &Path) -> Result<()> {
 fn read_kept(text: &str) -> Result<Raw> {
     tree::read_json(text).map_err(|error| {
         let hint = "remove it, and give the machine its metadata again";
-        Invalid::new("FR-METADATA-KEPT", error.field, error.message, hint).in_document(KEPT_COPY).into()
+        Invalid::new("FR-METADATA-KEPT", error.field, error.message, hint)
+            .in_document(KEPT_COPY)
+            .into()
     })
 }
 
@@ -107,7 +116,11 @@ fn read_text(path: &Path) -> Result<String> {
 }
 
 fn read_optional(path: &Path) -> Result<Option<String>> {
-    if path.exists() { read_text(path).map(Some) } else { Ok(None) }
+    if path.exists() {
+        read_text(path).map(Some)
+    } else {
+        Ok(None)
+    }
 }
 
 /// A volume with a seed: its device and file system type.
@@ -119,7 +132,9 @@ struct Volume {
 /// Looks for the label in the file systems themselves: udev's links under /dev/disk may not be there yet.
 fn find_volume() -> Option<Volume> {
     let entries = fs::read_dir("/sys/class/block").ok()?.flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names.into_iter().find_map(|name| {
         let device = Path::new("/dev").join(name);
@@ -156,19 +171,25 @@ fn read_volume(volume: &Volume) -> Result<Raw> {
 
 /// Reads cloud-init's instance-data.json (its keys are documented under "Instance metadata").
 fn instance_data(text: &str, source: &str) -> Result<Raw> {
-    let refuse = |message: String| Invalid::new("FR-METADATA-INSTANCE", "", message, "").in_document(source);
+    let refuse =
+        |message: String| Invalid::new("FR-METADATA-INSTANCE", "", message, "").in_document(source);
     let data: Value = serde_json::from_str(text).map_err(|error| refuse(error.to_string()))?;
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let user_data = text(&data["userdata"]).unwrap_or_default();
     let user_data = match user_data.strip_prefix("ci-b64:") {
         None => user_data,
         Some(packed) => {
-            let bytes = STANDARD.decode(packed).map_err(|error| refuse(error.to_string()))?;
+            let bytes = STANDARD
+                .decode(packed)
+                .map_err(|error| refuse(error.to_string()))?;
             String::from_utf8(bytes).map_err(|_| refuse("the user-data is no text".into()))?
         }
     };
     let tags = data["ds"]["meta_data"]["tags"].as_object();
-    let tags = tags.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), text(value)?)));
+    let tags = tags
+        .into_iter()
+        .flatten()
+        .filter_map(|(key, value)| Some((key.clone(), text(value)?)));
     Ok(Raw {
         source: source.to_owned(),
         user_data,

@@ -1,15 +1,16 @@
 //! Starts the services: each as soon as those it waits for are healthy, all else side by side.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::accounts::Accounts;
+use crate::applied::{Applied, RECORD, service_digest};
 use crate::files;
 use crate::health;
-use crate::plan::{Service, Task};
+use crate::plan::{Plan, Service, Task};
 use crate::process::Program;
 use crate::service::{Phase, Start};
 use crate::status::{Publisher, ServiceState, ServiceStatus, Status};
@@ -38,38 +39,43 @@ pub struct Board<'a> {
     changed: Condvar,
     publisher: &'a Publisher,
     accounts: &'a Accounts,
-    /// Services with files that changed now.
-    touched: &'a BTreeSet<String>,
+    /// Digest of each service's configuration, and what those that run were started with.
+    digests: BTreeMap<String, String>,
+    applied: Mutex<Applied>,
     /// Units as they were before anything was started.
     before: BTreeMap<String, UnitState>,
 }
 
-/// Starts all services and waits until each is healthy or has failed; gives the status back.
+/// Starts all services of a plan and waits until each is healthy or has failed; gives the status back. `before` is what
+/// their units were like.
 pub fn start_all(
-    services: &[Service],
+    plan: &Plan,
     mut status: Status,
     publisher: &Publisher,
     accounts: &Accounts,
-    touched: &BTreeSet<String>,
+    before: BTreeMap<String, UnitState>,
 ) -> Status {
+    let services = &plan.services;
     status.services = services.iter().map(waiting).collect();
     publisher.publish(&mut status);
-    let names: Vec<&str> = services.iter().filter_map(|service| service.unit.as_deref()).collect();
-    let before = units::states(&names).unwrap_or_else(|error| {
-        log::warn!("{error}");
-        BTreeMap::new()
-    });
+    let mut digests = BTreeMap::new();
+    for service in services {
+        digests.insert(service.name.clone(), service_digest(plan, &service.name));
+    }
     let board = Board {
         status: Mutex::new(status),
         changed: Condvar::new(),
         publisher,
         accounts,
-        touched,
+        digests,
+        applied: Mutex::new(Applied::load(Path::new(RECORD))),
         before,
     };
     thread::scope(|scope| {
         for (index, service) in services.iter().enumerate() {
-            let builder = thread::Builder::new().name(service.name.clone()).stack_size(STACK_BYTES);
+            let builder = thread::Builder::new()
+                .name(service.name.clone())
+                .stack_size(STACK_BYTES);
             let board = &board;
             let spawned = builder.spawn_scoped(scope, move || board.bring_up(index, service));
             if let Err(error) = spawned {
@@ -77,7 +83,10 @@ pub fn start_all(
             }
         }
     });
-    board.status.into_inner().unwrap_or_else(PoisonError::into_inner)
+    board
+        .status
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 fn waiting(service: &Service) -> ServiceStatus {
@@ -93,6 +102,10 @@ fn waiting(service: &Service) -> ServiceStatus {
 impl Board<'_> {
     fn lock(&self) -> MutexGuard<'_, Status> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn applied(&self) -> MutexGuard<'_, Applied> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, index: usize, state: ServiceState, seconds: f64, message: String) {
@@ -128,7 +141,11 @@ impl Board<'_> {
     fn note(&self, service: &Service, message: &str) {
         log::warn!("{}: {message}", service.name);
         let mut status = self.lock();
-        if let Some(found) = status.services.iter_mut().find(|found| found.name == service.name) {
+        if let Some(found) = status
+            .services
+            .iter_mut()
+            .find(|found| found.name == service.name)
+        {
             message.clone_into(&mut found.message);
         }
         self.publisher.publish(&mut status);
@@ -137,7 +154,10 @@ impl Board<'_> {
     fn wait_for_others(&self, names: &[String]) -> Result<(), String> {
         let mut status = self.lock();
         loop {
-            let mut wanted = status.services.iter().filter(|service| names.contains(&service.name));
+            let mut wanted = status
+                .services
+                .iter()
+                .filter(|service| names.contains(&service.name));
             let mut pending = false;
             let failed = wanted.find(|service| {
                 pending |= service.state != ServiceState::Healthy;
@@ -149,7 +169,10 @@ impl Board<'_> {
             if !pending {
                 return Ok(());
             }
-            status = self.changed.wait(status).unwrap_or_else(PoisonError::into_inner);
+            status = self
+                .changed
+                .wait(status)
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -157,7 +180,9 @@ impl Board<'_> {
         self.run_tasks(service, Phase::BeforeStart)?;
         if let Some(unit) = &service.unit {
             self.start_unit(service, unit)?;
-            wait_healthy(service, unit, self.accounts, &|message| self.note(service, message))?;
+            wait_healthy(service, unit, self.accounts, &|message| {
+                self.note(service, message)
+            })?;
         }
         self.run_tasks(service, Phase::AfterHealthy)
     }
@@ -167,9 +192,12 @@ impl Board<'_> {
         if state.load == "not-found" {
             return Err(format!("there is no unit {unit}"));
         }
-        let limit = service.health.as_ref().map_or(START_LIMIT, |health| Duration::from_secs(health.timeout_seconds));
+        let limit = service.health.as_ref().map_or(START_LIMIT, |health| {
+            Duration::from_secs(health.timeout_seconds)
+        });
         let running = state.active == "active" || state.active == "reloading";
-        let touched = self.touched.contains(&service.name);
+        let digest = self.digests.get(&service.name).map_or("", String::as_str);
+        let touched = !self.applied().has(&service.name, digest);
         let done = match (running, touched, &service.reload, service.start) {
             (true, false, _, _) => Ok(()),
             (true, true, Some(command), _) => {
@@ -180,6 +208,9 @@ impl Board<'_> {
             (false, _, _, Start::Wait) => units::start(unit, limit),
             (false, _, _, Start::NoBlock) => units::start_later(unit),
         };
+        if done.is_ok() {
+            self.applied().record(&service.name, digest);
+        }
         // With a health check, that decides: a unit may come up at its second attempt.
         match done {
             Err(error) if service.health.is_none() => Err(explain(unit, &error.to_string())),
@@ -193,7 +224,8 @@ impl Board<'_> {
 
     fn run_tasks(&self, service: &Service, phase: Phase) -> Result<(), String> {
         for task in service.tasks.iter().filter(|task| task.phase == phase) {
-            self.run_task(task).map_err(|message| format!("task {}: {message}", task.name))?;
+            self.run_task(task)
+                .map_err(|message| format!("task {}: {message}", task.name))?;
         }
         Ok(())
     }
@@ -203,8 +235,14 @@ impl Board<'_> {
         if creates.is_some_and(Path::exists) {
             return Ok(());
         }
-        let user = self.accounts.user(&task.user).map_err(|error| error.to_string())?;
-        let env = task.env.iter().map(|(name, value)| (name.as_str(), value.text.as_str()));
+        let user = self
+            .accounts
+            .user(&task.user)
+            .map_err(|error| error.to_string())?;
+        let env = task
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.text.as_str()));
         let limit = Duration::from_secs(task.timeout_seconds);
         let end = Instant::now() + limit;
         let mut program = Program {
@@ -228,9 +266,9 @@ impl Board<'_> {
             program.limit = left;
         }
         match creates {
-            Some(path) if task.touch => {
-                files::write_if_changed(path, b"", 0o600, None).map(|_| ()).map_err(|error| error.to_string())
-            }
+            Some(path) if task.touch => files::write_if_changed(path, b"", 0o600, None)
+                .map(|_| ())
+                .map_err(|error| error.to_string()),
             _ => Ok(()),
         }
     }
@@ -238,7 +276,12 @@ impl Board<'_> {
 
 /// Waits until the unit is healthy. One that fails meanwhile is started again: what it needs on another machine may come
 /// later than here.
-fn wait_healthy(service: &Service, unit: &str, accounts: &Accounts, note: &dyn Fn(&str)) -> Result<(), String> {
+fn wait_healthy(
+    service: &Service,
+    unit: &str,
+    accounts: &Accounts,
+    note: &dyn Fn(&str),
+) -> Result<(), String> {
     let Some(health) = &service.health else {
         return wait_active(unit);
     };
@@ -252,11 +295,17 @@ fn wait_healthy(service: &Service, unit: &str, accounts: &Accounts, note: &dyn F
         };
         let now = Instant::now();
         if now >= end {
-            return Err(explain(unit, &format!("not healthy after {} s: {message}", health.timeout_seconds)));
+            return Err(explain(
+                unit,
+                &format!("not healthy after {} s: {message}", health.timeout_seconds),
+            ));
         }
         if now >= next_look {
             if state(unit).active == "failed" {
-                note(&explain(unit, &format!("{unit} failed and is started again")));
+                note(&explain(
+                    unit,
+                    &format!("{unit} failed and is started again"),
+                ));
                 units::start_again(unit).unwrap_or_else(|error| log::warn!("{error}"));
                 unit_pause = (unit_pause * 2).min(LONGEST_UNIT_PAUSE);
             }
@@ -276,14 +325,19 @@ fn wait_active(unit: &str) -> Result<(), String> {
             "failed" => return Err(explain(unit, &format!("{unit} failed ({})", state.result))),
             // A oneshot unit is inactive again when it has done its work.
             "inactive" if state.result == "success" => return Ok(()),
-            other if Instant::now() >= end => return Err(explain(unit, &format!("{unit} is {other}"))),
+            other if Instant::now() >= end => {
+                return Err(explain(unit, &format!("{unit} is {other}")));
+            }
             _ => thread::sleep(FIRST_PAUSE * 5),
         }
     }
 }
 
 fn state(unit: &str) -> UnitState {
-    units::states(&[unit]).ok().and_then(|mut states| states.remove(unit)).unwrap_or_default()
+    units::states(&[unit])
+        .ok()
+        .and_then(|mut states| states.remove(unit))
+        .unwrap_or_default()
 }
 
 /// A message with the last lines of the unit's log, for whoever has only the console.

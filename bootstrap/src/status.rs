@@ -184,11 +184,19 @@ impl Status {
         let _ = match &self.node {
             Some(node) => {
                 let instance = node.instance.as_deref().unwrap_or("no cluster");
-                writeln!(text, "  {} ({}, {instance})  {}  {image}", node.name, node.role, node.address)
+                writeln!(
+                    text,
+                    "  {} ({}, {instance})  {}  {image}",
+                    node.name, node.role, node.address
+                )
             }
             None => writeln!(text, "  {image}"),
         };
-        let healthy = self.services.iter().filter(|service| service.state == ServiceState::Healthy).count();
+        let healthy = self
+            .services
+            .iter()
+            .filter(|service| service.state == ServiceState::Healthy)
+            .count();
         let _ = writeln!(
             text,
             "  {state} after {:.0} s, {healthy} of {} services healthy",
@@ -219,7 +227,9 @@ pub struct Publisher {
 impl Publisher {
     /// Publishes to the machine's own places.
     pub fn new(file: &Path) -> Self {
-        Publisher { file: file.to_owned() }
+        Publisher {
+            file: file.to_owned(),
+        }
     }
 
     /// Writes the document. A place that cannot be written is logged and no reason to stop.
@@ -253,7 +263,10 @@ impl Publisher {
 /// Seconds since boot.
 fn uptime() -> f64 {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0)
+    text.split(' ')
+        .next()
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0.0)
 }
 
 /// The port's device, found by its name in sysfs: udev's link may not be there yet.
@@ -268,7 +281,10 @@ fn status_port() -> Option<PathBuf> {
 /// Writes to a device without waiting for a reader for ever.
 fn write_patiently(path: &Path, text: &str) -> io::Result<()> {
     let flags = nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_NOCTTY;
-    let mut file = OpenOptions::new().write(true).custom_flags(flags.bits()).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .custom_flags(flags.bits())
+        .open(path)?;
     let mut rest = text.as_bytes();
     let mut tries = 0;
     while !rest.is_empty() {

@@ -7,7 +7,9 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
 
 /// A value and where it stands.
@@ -56,7 +58,10 @@ impl From<Value> for Tree {
 impl Tree {
     /// The value of a key, when this is a map that has it.
     pub fn get(&self, key: &str) -> Option<&Tree> {
-        self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.tree)
+        self.entries()
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| &entry.tree)
     }
 
     /// Entries, when this is a map.
@@ -88,8 +93,12 @@ impl Tree {
             best = current.span.clone().or(best);
             for index in pieces {
                 let index: Option<usize> = index.trim_end_matches(']').parse().ok();
-                let Value::List(list) = &current.value else { break };
-                let Some(item) = index.and_then(|index| list.get(index)) else { break };
+                let Value::List(list) = &current.value else {
+                    break;
+                };
+                let Some(item) = index.and_then(|index| list.get(index)) else {
+                    break;
+                };
                 current = item;
                 best = current.span.clone().or(best);
             }
@@ -126,14 +135,22 @@ impl ReadError {
 
     #[inline(never)]
     fn under_key(mut self, key: &str, span: Option<&Range<usize>>) -> Self {
-        let separator = if self.field.is_empty() || self.field.starts_with('[') { "" } else { "." };
+        let separator = if self.field.is_empty() || self.field.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
         self.field = format!("{key}{separator}{}", self.field);
         self.at(span)
     }
 
     #[inline(never)]
     fn under_index(mut self, index: usize, span: Option<&Range<usize>>) -> Self {
-        let separator = if self.field.is_empty() || self.field.starts_with('[') { "" } else { "." };
+        let separator = if self.field.is_empty() || self.field.starts_with('[') {
+            ""
+        } else {
+            "."
+        };
         self.field = format!("[{index}]{separator}{}", self.field);
         self.at(span)
     }
@@ -149,7 +166,11 @@ impl std::error::Error for ReadError {}
 
 impl de::Error for ReadError {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        ReadError { field: String::new(), message: message.to_string(), span: None }
+        ReadError {
+            field: String::new(),
+            message: message.to_string(),
+            span: None,
+        }
     }
 }
 
@@ -173,7 +194,11 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, ReadError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, ReadError> {
         visitor.visit_newtype_struct(self)
     }
 
@@ -281,13 +306,17 @@ struct ListReader<'de> {
 impl<'de> SeqAccess<'de> for ListReader<'de> {
     type Error = ReadError;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ReadError> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, ReadError> {
         let Some(tree) = self.list.get(self.next) else {
             return Ok(None);
         };
         self.next += 1;
         let read = seed.deserialize(Reader(tree));
-        read.map(Some).map_err(|error| error.under_index(self.next - 1, tree.span.as_ref()))
+        read.map(Some)
+            .map_err(|error| error.under_index(self.next - 1, tree.span.as_ref()))
     }
 }
 
@@ -299,13 +328,18 @@ struct MapReader<'de> {
 impl<'de> MapAccess<'de> for MapReader<'de> {
     type Error = ReadError;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ReadError> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, ReadError> {
         let Some(entry) = self.entries.get(self.next) else {
             return Ok(None);
         };
-        let key: de::value::BorrowedStrDeserializer<'de, ReadError> = de::value::BorrowedStrDeserializer::new(&entry.key);
+        let key: de::value::BorrowedStrDeserializer<'de, ReadError> =
+            de::value::BorrowedStrDeserializer::new(&entry.key);
         let read = seed.deserialize(key);
-        read.map(Some).map_err(|error| error.under_key(&entry.key, entry.span.as_ref()))
+        read.map(Some)
+            .map_err(|error| error.under_key(&entry.key, entry.span.as_ref()))
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ReadError> {
@@ -326,10 +360,16 @@ pub fn from_json(value: serde_json::Value) -> Option<Tree> {
             None => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
         },
         serde_json::Value::String(text) => Value::Text(text),
-        serde_json::Value::Array(list) => Value::List(list.into_iter().filter_map(from_json).collect()),
+        serde_json::Value::Array(list) => {
+            Value::List(list.into_iter().filter_map(from_json).collect())
+        }
         serde_json::Value::Object(map) => {
             let entries = map.into_iter().filter_map(|(key, value)| {
-                Some(Entry { key, span: None, tree: from_json(value)? })
+                Some(Entry {
+                    key,
+                    span: None,
+                    tree: from_json(value)?,
+                })
             });
             Value::Map(entries.collect())
         }
@@ -343,5 +383,7 @@ pub fn from_json(value: serde_json::Value) -> Option<Tree> {
 /// What is wrong, at which field.
 pub fn read_json<T: for<'de> Deserialize<'de>>(text: &str) -> Result<T, ReadError> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(de::Error::custom)?;
-    from_json(value).unwrap_or_else(|| Value::Map(Vec::new()).into()).read()
+    from_json(value)
+        .unwrap_or_else(|| Value::Map(Vec::new()).into())
+        .read()
 }

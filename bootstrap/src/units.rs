@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::process;
 
-/// Limit for commands that do not wait for a service.
-const SHORT: Duration = Duration::from_secs(60);
+/// Limit for commands that do not wait for a service: generous, since an emulated machine at its first boot is slow.
+const SHORT: Duration = Duration::from_secs(300);
 
 /// What systemd says of a unit.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct UnitState {
     pub result: String,
     /// LoadState: loaded, not-found…
     pub load: String,
+    /// Whether its files changed since systemd read them.
+    pub stale: bool,
 }
 
 /// Makes systemd read its unit files again.
@@ -41,7 +43,17 @@ pub fn start(unit: &str, limit: Duration) -> Result<()> {
 /// # Errors
 /// `FR-COMMAND`.
 pub fn start_later(unit: &str) -> Result<()> {
-    process::run(&["systemctl", "start", "--no-ask-password", "--no-block", unit], SHORT).map(|_| ())
+    process::run(
+        &[
+            "systemctl",
+            "start",
+            "--no-ask-password",
+            "--no-block",
+            unit,
+        ],
+        SHORT,
+    )
+    .map(|_| ())
 }
 
 /// Restarts a unit and waits until it is up.
@@ -69,21 +81,36 @@ pub fn states(units: &[&str]) -> Result<BTreeMap<String, UnitState>> {
     if units.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let mut words = vec!["systemctl", "show", "--property=ActiveState,Result,LoadState"];
+    let mut words = vec![
+        "systemctl",
+        "show",
+        "--property=ActiveState,Result,LoadState,NeedDaemonReload",
+    ];
     words.extend(units);
     let text = process::run(&words, SHORT)?.stdout;
     let states = parse(&text);
-    Ok(units.iter().map(|unit| (*unit).to_owned()).zip(states).collect())
+    Ok(units
+        .iter()
+        .map(|unit| (*unit).to_owned())
+        .zip(states)
+        .collect())
 }
 
 /// Reads `systemctl show` of several units: one block each, in order, separated by blank lines.
 fn parse(text: &str) -> Vec<UnitState> {
     let block = |block: &str| {
         let value = |key: &str| {
-            let line = block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            let line = block
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
             line.unwrap_or_default().to_owned()
         };
-        UnitState { active: value("ActiveState"), result: value("Result"), load: value("LoadState") }
+        UnitState {
+            active: value("ActiveState"),
+            result: value("Result"),
+            load: value("LoadState"),
+            stale: value("NeedDaemonReload") == "yes",
+        }
     };
     text.trim().split("\n\n").map(block).collect()
 }
@@ -91,8 +118,14 @@ fn parse(text: &str) -> Vec<UnitState> {
 /// The last lines a unit wrote to the journal.
 pub fn last_words(unit: &str) -> String {
     let words = ["journalctl", "-b", "-q", "-n", "3", "-o", "cat", "-u", unit];
-    let said = process::run(&words, SHORT).map(|outcome| outcome.stdout).unwrap_or_default();
-    said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    let said = process::run(&words, SHORT)
+        .map(|outcome| outcome.stdout)
+        .unwrap_or_default();
+    said.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 #[cfg(test)]
@@ -101,9 +134,13 @@ mod tests {
 
     #[test]
     fn show() {
-        let text = "Result=success\nLoadState=loaded\nActiveState=active\n\nResult=exit-code\nLoadState=loaded\nActiveState=failed\n";
+        let text = "Result=success\nLoadState=loaded\nActiveState=active\n\nResult=exit-code\nLoadState=loaded\nActiveState=failed\nNeedDaemonReload=yes\n";
         let states = parse(text);
         assert_eq!(states[0].active, "active");
-        assert_eq!((states[1].active.as_str(), states[1].result.as_str()), ("failed", "exit-code"));
+        assert!(states[1].stale && !states[0].stale);
+        assert_eq!(
+            (states[1].active.as_str(), states[1].result.as_str()),
+            ("failed", "exit-code")
+        );
     }
 }

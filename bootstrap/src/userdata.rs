@@ -56,19 +56,27 @@ pub fn parse(text: &str) -> Result<UserData> {
         }
     } else {
         let message = "this is no form of user-data that holds a deployment";
-        let hint = format!("start it with a line \"{DEPLOYMENT_MARKER}\" or \"#cloud-config\", or make it with `farrow seed`");
+        let hint = format!(
+            "start it with a line \"{DEPLOYMENT_MARKER}\" or \"#cloud-config\", or make it with `farrow seed`"
+        );
         return Err(refuse("FR-USERDATA-FORM", "", message, &hint));
     }
     Ok(found)
 }
 
 fn refuse(code: &'static str, field: &str, message: impl Into<String>, hint: &str) -> Error {
-    Invalid::new(code, field, message, hint).in_document("user-data").into()
+    Invalid::new(code, field, message, hint)
+        .in_document("user-data")
+        .into()
 }
 
 fn take_part(part: Part, found: &mut UserData) -> Result<()> {
     match part.content_type.as_str() {
-        DEPLOYMENT_TYPE => put(&mut found.deployment, Document::Toml(part.body), "deployment documents"),
+        DEPLOYMENT_TYPE => put(
+            &mut found.deployment,
+            Document::Toml(part.body),
+            "deployment documents",
+        ),
         NODE_TYPE => put(&mut found.node, Document::Toml(part.body), "node fragments"),
         "text/cloud-config" => take_cloud_config(&part.body, found),
         _ => Ok(()),
@@ -89,11 +97,22 @@ fn take_cloud_config(text: &str, found: &mut UserData) -> Result<()> {
         return Ok(());
     };
     let Value::Map(entries) = &farrow.value else {
-        return Err(refuse("FR-USERDATA-FORM", "farrow", "must be a mapping", ""));
+        return Err(refuse(
+            "FR-USERDATA-FORM",
+            "farrow",
+            "must be a mapping",
+            "",
+        ));
     };
-    let parts = entries.iter().all(|entry| entry.key == "deployment" || entry.key == "node");
+    let parts = entries
+        .iter()
+        .all(|entry| entry.key == "deployment" || entry.key == "node");
     if !parts || entries.is_empty() {
-        return put(&mut found.deployment, Document::Yaml(farrow.clone()), "deployment documents");
+        return put(
+            &mut found.deployment,
+            Document::Yaml(farrow.clone()),
+            "deployment documents",
+        );
     }
     for Entry { key, tree, .. } in entries {
         if !matches!(tree.value, Value::Map(_)) {
@@ -116,13 +135,20 @@ mod tests {
     #[test]
     fn bare_toml() {
         let text = "#farrow-deployment\nschema = 1\n";
-        assert_eq!(parse(text).unwrap().deployment, Some(Document::Toml(text.to_owned())));
+        assert_eq!(
+            parse(text).unwrap().deployment,
+            Some(Document::Toml(text.to_owned()))
+        );
     }
 
     #[test]
     fn cloud_config() {
         let keys = |document: &Option<Document>| match document {
-            Some(Document::Yaml(tree)) => tree.entries().iter().map(|entry| entry.key.clone()).collect(),
+            Some(Document::Yaml(tree)) => tree
+                .entries()
+                .iter()
+                .map(|entry| entry.key.clone())
+                .collect(),
             _ => Vec::new(),
         };
         let both = "#cloud-config\nfarrow:\n  deployment: {schema: 1}\n  node: {schema: 1, role: meta}\nruncmd: [ls]\n";
@@ -131,7 +157,10 @@ mod tests {
         assert_eq!(keys(&found.node), ["schema", "role"]);
         let flat = "#cloud-config\nfarrow:\n  schema: 1\n  name: x\n";
         assert_eq!(keys(&parse(flat).unwrap().deployment), ["schema", "name"]);
-        assert_eq!(parse("#cloud-config\nusers: []\n").unwrap(), UserData::default());
+        assert_eq!(
+            parse("#cloud-config\nusers: []\n").unwrap(),
+            UserData::default()
+        );
     }
 
     #[test]

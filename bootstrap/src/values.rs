@@ -149,7 +149,9 @@ impl Subnet {
         let (network, prefix) = parse_cidr(text)?;
         let subnet = Subnet { network, prefix };
         if !(8..=30).contains(&prefix) {
-            return Err(format!("{text:?} is not a subnet for machines: the prefix must be 8 to 30"));
+            return Err(format!(
+                "{text:?} is not a subnet for machines: the prefix must be 8 to 30"
+            ));
         }
         let base = Ipv4Addr::from(u32::from(network) & subnet.mask());
         if base != network {
@@ -208,7 +210,9 @@ pub fn parse_cidr(text: &str) -> Result<(Ipv4Addr, u8), String> {
     text.split_once('/')
         .and_then(|(address, prefix)| Some((address.parse().ok()?, prefix.parse().ok()?)))
         .filter(|(_, prefix)| *prefix <= 32)
-        .ok_or_else(|| format!("{text:?} is not an IPv4 address with prefix, such as 10.10.10.10/24"))
+        .ok_or_else(|| {
+            format!("{text:?} is not an IPv4 address with prefix, such as 10.10.10.10/24")
+        })
 }
 
 /// What a machine is for.
@@ -287,7 +291,13 @@ mod tests {
         ] {
             assert_eq!(subnet.holds(address.parse().unwrap()), inside, "{address}");
         }
-        for text in ["10.10.10.1/24", "10.0.0.0/7", "10.0.0.0", "x/24", "10.0.0.0/31"] {
+        for text in [
+            "10.10.10.1/24",
+            "10.0.0.0/7",
+            "10.0.0.0",
+            "x/24",
+            "10.0.0.0/31",
+        ] {
             assert!(Subnet::parse(text).is_err(), "{text}");
         }
     }

@@ -21,7 +21,11 @@ const MAX_NODES: usize = 50_000;
 /// `FR-YAML`.
 pub fn parse(document: &str, text: &str) -> Result<Option<Tree>> {
     let refuse = |line: usize, message: String| {
-        let message = if line == 0 { message } else { format!("line {line}: {message}") };
+        let message = if line == 0 {
+            message
+        } else {
+            format!("line {line}: {message}")
+        };
         Invalid::new("FR-YAML", "", message, "check it with a YAML parser").in_document(document)
     };
     if text.len() > MAX_DOCUMENT_BYTES {
@@ -30,8 +34,11 @@ pub fn parse(document: &str, text: &str) -> Result<Option<Tree>> {
     let mut builder = Builder::default();
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
-        let (event, span) = event.map_err(|error| refuse(error.marker().line(), error.info().to_owned()))?;
-        builder.take(event).map_err(|message| refuse(span.start.line(), message))?;
+        let (event, span) =
+            event.map_err(|error| refuse(error.marker().line(), error.info().to_owned()))?;
+        builder
+            .take(event)
+            .map_err(|message| refuse(span.start.line(), message))?;
     }
     Ok(builder.result.and_then(|node| node.value).map(Tree::from))
 }
@@ -69,7 +76,11 @@ impl Builder {
             Event::Scalar(text, style, anchor, tag) => {
                 let value = scalar(&text, style, tag.as_deref());
                 let is_key = matches!(self.open.last(), Some((Open::Map(_, None), _, _)));
-                let value = if is_key { Some(Value::Text(text.into_owned())) } else { value };
+                let value = if is_key {
+                    Some(Value::Text(text.into_owned()))
+                } else {
+                    value
+                };
                 self.add(Node { value, nodes: 1 }, anchor)?;
             }
             Event::SequenceStart(anchor, _) => self.start(Open::List(Vec::new()), anchor)?,
@@ -81,7 +92,13 @@ impl Builder {
                         Open::Map(entries, _) => Value::Map(entries),
                     };
                     let nodes = self.nodes - before;
-                    self.add(Node { value: Some(value), nodes }, anchor)?;
+                    self.add(
+                        Node {
+                            value: Some(value),
+                            nodes,
+                        },
+                        anchor,
+                    )?;
                 }
             }
             Event::Alias(anchor) => {
@@ -123,7 +140,11 @@ impl Builder {
                 if entries.iter().any(|entry| entry.key == key) {
                     return Err(format!("the key {key:?} is given twice"));
                 }
-                entries.extend(node.value.map(|value| Entry { key, span: None, tree: value.into() }));
+                entries.extend(node.value.map(|value| Entry {
+                    key,
+                    span: None,
+                    tree: value.into(),
+                }));
             }
         }
         Ok(())
@@ -144,7 +165,9 @@ fn resolve(text: &str) -> Option<Value> {
     let value = match text {
         "" | "~" | "null" | "Null" | "NULL" => return None,
         "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Value::Bool(true),
-        "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Value::Bool(false),
+        "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            Value::Bool(false)
+        }
         _ => match integer(text) {
             Some(number) => Value::Integer(number),
             None => float(text).map_or_else(|| Value::Text(text.to_owned()), Value::Float),
@@ -176,7 +199,9 @@ fn float(text: &str) -> Option<f64> {
     let digits = text.trim_start_matches(['-', '+']);
     let number = digits.contains('.')
         && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
-        && digits.bytes().all(|b| b.is_ascii_digit() || b"._eE+-".contains(&b));
+        && digits
+            .bytes()
+            .all(|b| b.is_ascii_digit() || b"._eE+-".contains(&b));
     if !number {
         return None;
     }
@@ -207,7 +232,11 @@ mod tests {
             ("!!str 12", text("12")),
             ("10.10.10.0/24", text("10.10.10.0/24")),
         ] {
-            assert_eq!(parse("test", source).unwrap().unwrap().value, expected, "{source}");
+            assert_eq!(
+                parse("test", source).unwrap().unwrap().value,
+                expected,
+                "{source}"
+            );
         }
         assert!(parse("test", "~").unwrap().is_none());
     }
@@ -232,7 +261,10 @@ mod tests {
             ("a: 1\na: 2", "line 2: the key \"a\" is given twice"),
             ("a: [1", "line "),
             ("a: 1\n---\nb: 2", "more than one document"),
-            ("[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", "nested deeper than 32"),
+            (
+                "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+                "nested deeper than 32",
+            ),
         ] {
             let error = parse("user-data", text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -23,6 +23,12 @@ use crate::stages;
 
 /// Size of `/var` in an image when the recipe names none, in MiB; it grows on the machine.
 const VAR_MIB: u64 = 256;
+/// Kernel arguments of every image:
+/// - An emulator on a busy host may deliver the timer interrupts, by which the kernel checks its timer, too late; without
+///   `no_timer_check` the kernel takes that for broken hardware and panics.
+/// - The initrd has mounted everything; systemd-gpt-auto-generator would mount the ESP and wait for it.
+/// - Nothing individual is kept on the ESP, so no random seed either; virtual machines have virtio-rng.
+const KERNEL_ARGUMENTS: [&str; 3] = ["no_timer_check", "systemd.gpt_auto=0", "systemd.mask=systemd-boot-random-seed.service"];
 /// Where the catalogue is in an image.
 const SERVICES: &str = "/usr/lib/farrow/services";
 /// The service that keeps the whole set of what starts by itself.
@@ -165,6 +171,8 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
     let mut files = vec![
         regular("/usr/bin/farrow-bootstrap", 0o755, embedded::BOOTSTRAP),
         regular("/usr/lib/systemd/system/farrow-bootstrap.service", 0o644, embedded::BOOTSTRAP_UNIT.as_bytes()),
+        // The mount point of the embedded repository; the root is read-only when it is mounted.
+        FileEntry { path: format!("/www/{}", recipe.repository), mode: 0o755, uid: 0, gid: 0, kind: Content::Directory },
         regular("/usr/lib/farrow/image.json", 0o644, format!("{identity:#}\n").as_bytes()),
         FileEntry { path: WANTS.into(), mode: 0o777, uid: 0, gid: 0, kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()) },
     ];
@@ -200,7 +208,7 @@ fn disk_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage], tree
         version: version.into(),
         root: tree.clone(),
         repository,
-        kernel_arguments: disk::CONSOLES.iter().map(|argument| (*argument).to_owned()).chain(recipe.image.kernel_arguments.iter().cloned()).collect(),
+        kernel_arguments: kernel_arguments(recipe),
         init: embedded::INIT.to_vec(),
         epoch: stages::epoch(&source.lock),
         seed: seed.into(),
@@ -214,6 +222,11 @@ fn disk_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage], tree
             packages: packages.collect(),
         },
     })
+}
+
+fn kernel_arguments(recipe: &Recipe) -> Vec<String> {
+    let base = disk::CONSOLES.iter().chain(&KERNEL_ARGUMENTS).map(|argument| (*argument).to_owned());
+    base.chain(recipe.image.kernel_arguments.iter().cloned()).collect()
 }
 
 /// Digest of everything that the disk images depend on.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::diagnostic::{self, Diagnostic, Result};
 use crate::embedded;
@@ -260,23 +259,6 @@ impl Recipe {
             "FR-RECIPE-EXTENDS",
             format!("{}: `extends` leads through more than {MAX_EXTENDS} recipes", source.shown),
         ))
-    }
-
-    /// SHA-256 of the merged recipe, in hexadecimal: equal recipes have equal digests wherever they lie.
-    pub fn digest(&self) -> String {
-        let text = serde_json::to_vec(self).expect("a recipe has only string keys");
-        hex::encode(Sha256::digest(&text))
-    }
-
-    /// Digest of what a lock depends on: archives, architecture and package groups.
-    pub fn lock_digest(&self) -> String {
-        let part = serde_json::json!({
-            "architecture": self.architecture,
-            "distribution": self.distribution,
-            "upstreams": self.upstreams,
-            "packages": self.packages,
-        });
-        hex::encode(Sha256::digest(part.to_string()))
     }
 
     /// The contents of an upstream's key files.

@@ -73,7 +73,7 @@ pub fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
         ],
         None,
     )?;
-    // -m keeps the files' times; directories get SOURCE_DATE_EPOCH.
+    // -m takes over the times of files and folders.
     sandbox.run(
         &[
             "mcopy",
@@ -103,19 +103,22 @@ fn stage(content: &Content, tools: &ToolsTree, folder: &Path) -> Result<()> {
     ];
     files.extend(BOOT_LOADER_PLACES.map(|place| (place, &loader[..])));
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(content.epoch);
-    for (name, bytes) in files {
+    let dated = |path: &Path| fs::File::open(path)?.set_modified(time);
+    for (name, bytes) in &files {
         let path = folder.join(name);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
         }
-        let write = || -> std::io::Result<()> {
-            fs::write(&path, bytes)?;
-            fs::File::options()
-                .write(true)
-                .open(&path)?
-                .set_modified(time)
-        };
-        write().map_err(Error::io("write", &path))?;
+        fs::write(&path, bytes)
+            .and_then(|()| dated(&path))
+            .map_err(Error::io("write", &path))?;
+    }
+    // Folders last, since writing into one dates it anew; mcopy takes their times over too.
+    for (name, _) in &files {
+        for path in Path::new(name).ancestors().skip(1) {
+            let path = folder.join(path);
+            dated(&path).map_err(Error::io("date", &path))?;
+        }
     }
     Ok(())
 }

@@ -59,10 +59,11 @@ impl Machine {
     fn add_processor(&self, line: &mut Line, accelerator: Accelerator) {
         line.option(
             "-machine",
-            "q35,smm=off,vmport=off,hpet=off,usb=off,sata=off,dump-guest-core=off",
+            "q35,smm=off,vmport=off,hpet=off,usb=off,sata=off,smbus=off,dump-guest-core=off",
         );
         line.option("-accel", accelerator.option());
-        line.option("-cpu", "max");
+        // Nested virtualisation would only make the guest load KVM's modules.
+        line.option("-cpu", "max,svm=off,vmx=off");
         line.option("-smp", &self.cpus.to_string());
         line.option("-m", &self.memory_mib.to_string());
         line.option("-rtc", "base=utc");

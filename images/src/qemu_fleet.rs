@@ -196,7 +196,8 @@ fn check_progress(
 fn node_error(machine: &str, status: &NodeStatus) -> MachineError {
     let (message, hint) = match &status.error {
         Some(error) => {
-            let place = error.place.as_deref().map(|p| format!(" ({p})"));
+            let place = error.place.as_deref().filter(|p| !p.is_empty());
+            let place = place.map(|p| format!(" ({p})"));
             let place = place.unwrap_or_default();
             let message = format!("{}: {}{place}", error.code, error.message);
             (message, error.hint.clone())

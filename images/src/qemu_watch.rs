@@ -16,12 +16,13 @@ const MAX_LINE: usize = 1 << 20;
 /// Bytes read at once from a log.
 const MAX_READ: u64 = 4 << 20;
 
-/// Console lines after which no boot succeeds. The first is the kernel's, the second that of the image's init, the
-/// third the firmware's, the last systemd's.
-const FATAL: [&str; 4] = [
+/// Console lines after which no boot succeeds: the kernel's, that of the image's init, the firmware's (without a
+/// system it starts its shell, if it has one), systemd's.
+const FATAL: [&str; 5] = [
     "Kernel panic - not syncing",
-    "farrow-init: failed",
+    "] the machine restarts in",
     "BdsDxe: No bootable option or device was found",
+    "\"EFI Internal Shell\" from Fv",
     "You are in emergency mode",
 ];
 
@@ -296,7 +297,12 @@ mod tests {
         let fatal =
             "[    3.141] Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100";
         assert!(is_fatal(fatal));
-        assert!(is_fatal("farrow-init: failed to open the root"));
+        assert!(is_fatal(
+            "[   12.9] farrow-init: [12.9 s] the machine restarts in 10 s"
+        ));
+        assert!(!is_fatal(
+            "[    9.1] farrow-init: [9.1 s] FR-INIT-GROW: cannot grow /var"
+        ));
         assert!(!is_fatal("Linux version 6.12 panic=10"));
     }
 }

@@ -20,6 +20,8 @@ pub(crate) use finish::{CompleteInput, FinishInput, complete, finish};
 pub use input::{Content, FileEntry, Package, RootInput, SystemUser};
 pub(crate) use prepare::{PrepareInput, prepare};
 
+use store::Lasting;
+
 use crate::deb::{self, Owners};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, ProgressFn, stage};
@@ -69,7 +71,7 @@ pub fn build(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<Ro
         complete_tree(&base, input, cache, &work)
     })?;
     stage(progress, "root/publish", || {
-        roots.publish(&work, &digest, base.kernel)
+        roots.publish(&work, &digest, base.kernel, Lasting::UntilBoot)
     })
 }
 
@@ -101,7 +103,7 @@ fn build_base(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<R
         sandbox::call("finish-root", &finished, &|_, _| ())
     })?;
     stage(progress, "root/sync", || {
-        bases.publish(&work, &digest, kernel)
+        bases.publish(&work, &digest, kernel, Lasting::Always)
     })
 }
 

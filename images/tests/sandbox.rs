@@ -13,6 +13,7 @@ use images::sandbox::{Network, Sandbox, remove_tree, run_if_requested};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 type Test = Result<(), Failed>;
+type Check = fn() -> Test;
 
 fn main() {
     run_if_requested();
@@ -22,7 +23,7 @@ fn main() {
         _ => {}
     }
     let arguments = Arguments::from_args();
-    let tests: [(&str, fn() -> Test); 10] = [
+    let tests: [(&str, Check); 10] = [
         ("ids_are_mapped", ids_are_mapped),
         ("own_id_needs_no_mapping", own_id_needs_no_mapping),
         ("network_is_its_own", network_is_its_own),

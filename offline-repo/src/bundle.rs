@@ -146,33 +146,7 @@ fn append_all<W: Write>(
     tar.append_data(&mut folder, format!("{name}/"), std::io::empty())
         .map_err(io)?;
     for (i, (listed, sha256)) in marker.files.iter().enumerate() {
-        let path = repository.join(listed);
-        let open = || Error::io("open", &path, std::io::ErrorKind::NotFound.into());
-        let size = path
-            .symlink_metadata()
-            .ok()
-            .filter(|m| m.is_file())
-            .ok_or_else(open)?
-            .len();
-        let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-        let mut hashed = HashingReader {
-            inner: file.take(size),
-            hasher: Hasher::default(),
-        };
-        append(
-            tar,
-            &path,
-            &format!("{name}/{listed}"),
-            &mut hashed,
-            size,
-            epoch,
-        )?;
-        if hashed.hasher.finish().0 != *sha256 {
-            return Err(Error::Incomplete {
-                path: repository.to_path_buf(),
-                message: format!("wrong {listed}"),
-            });
-        }
+        append_listed(tar, repository, name, (listed, sha256), epoch)?;
         progress(Progress::Item {
             name: listed,
             done: i as u64 + 1,
@@ -189,6 +163,34 @@ fn append_all<W: Write>(
         bytes.len() as u64,
         epoch,
     )
+}
+
+/// One file of the repository, compared with its line of the marker while it is packed.
+fn append_listed<W: Write>(
+    tar: &mut tar::Builder<W>,
+    repository: &Path,
+    name: &str,
+    (listed, sha256): (&str, &Sha256),
+    epoch: u64,
+) -> Result<()> {
+    let path = repository.join(listed);
+    let wrong = || Error::Incomplete {
+        path: repository.to_path_buf(),
+        message: format!("missing or wrong {listed}"),
+    };
+    let metadata = path.symlink_metadata().ok().filter(|m| m.is_file());
+    let size = metadata.ok_or_else(wrong)?.len();
+    let file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
+    let mut hashed = HashingReader {
+        inner: file.take(size),
+        hasher: Hasher::default(),
+    };
+    let member = format!("{name}/{listed}");
+    append(tar, &path, &member, &mut hashed, size, epoch)?;
+    match hashed.hasher.finish().0 == *sha256 {
+        true => Ok(()),
+        false => Err(wrong()),
+    }
 }
 
 fn header(kind: tar::EntryType, size: u64, epoch: u64) -> tar::Header {

@@ -138,7 +138,7 @@ mod tests {
                 good[..good.len() - 9].to_string(),
                 "its signature is cut off",
             ),
-            (good[..53].to_string(), "it ends before its signature"),
+            (good[..51].to_string(), "it ends before its signature"),
             (
                 good[..40].to_string(),
                 "it has an armour header other than Hash",

@@ -134,7 +134,15 @@ fn add_recommended(
 struct Graph<'r, 'u> {
     resolver: &'r Resolver<'u>,
     present: HashSet<PackageId>,
-    edges: HashMap<PackageId, Vec<Vec<PackageId>>>,
+    edges: HashMap<PackageId, Vec<Edge>>,
+}
+
+/// A dependency, or a recommendation, of a chosen package.
+struct Edge {
+    /// Chosen packages that satisfy it, best first.
+    satisfied_by: Vec<PackageId>,
+    /// Whether it is only a recommendation.
+    recommended: bool,
 }
 
 impl<'r, 'u> Graph<'r, 'u> {
@@ -145,16 +153,19 @@ impl<'r, 'u> Graph<'r, 'u> {
             edges: HashMap::new(),
         };
         for id in chosen {
-            let mut groups = resolver.universe().depends(*id)?;
+            let mut groups = vec![(resolver.universe().depends(*id)?, false)];
             if recommends {
-                groups.extend(resolver.universe().recommends(*id)?);
+                groups.push((resolver.universe().recommends(*id)?, true));
             }
-            let satisfied = groups
-                .iter()
-                .map(|group| graph.present_of(group))
-                .filter(|found| !found.is_empty());
-            let satisfied = satisfied.collect();
-            graph.edges.insert(*id, satisfied);
+            let mut edges = Vec::new();
+            for (groups, recommended) in groups {
+                edges.extend(groups.iter().map(|group| Edge {
+                    satisfied_by: graph.present_of(group),
+                    recommended,
+                }));
+            }
+            edges.retain(|edge| !edge.satisfied_by.is_empty());
+            graph.edges.insert(*id, edges);
         }
         Ok(graph)
     }
@@ -191,7 +202,7 @@ impl<'r, 'u> Graph<'r, 'u> {
             if let Entry::Vacant(slot) = kept.entry(id) {
                 slot.insert(reason);
                 let edges = self.edges.get(&id).into_iter().flatten();
-                open.extend(edges.map(|found| (Reason::Package(id), found.clone())));
+                open.extend(edges.map(|edge| (Reason::Package(id), edge.satisfied_by.clone())));
             }
         }
     }
@@ -201,16 +212,21 @@ impl<'r, 'u> Graph<'r, 'u> {
         &self,
         from: impl Iterator<Item = PackageId>,
         kept: &HashMap<PackageId, Reason>,
+        recommends: bool,
     ) -> BTreeSet<PackageId> {
         let mut reached = BTreeSet::new();
         let mut open: Vec<PackageId> = from.collect();
         while let Some(id) = open.pop() {
             if reached.insert(id) {
                 let edges = self.edges.get(&id).into_iter().flatten();
-                open.extend(
-                    edges
-                        .filter_map(|found| found.iter().copied().find(|id| kept.contains_key(id))),
-                );
+                let edges = edges.filter(|edge| recommends || !edge.recommended);
+                let first_kept = |edge: &Edge| {
+                    edge.satisfied_by
+                        .iter()
+                        .copied()
+                        .find(|id| kept.contains_key(id))
+                };
+                open.extend(edges.filter_map(first_kept));
             }
         }
         reached
@@ -231,11 +247,12 @@ impl<'r, 'u> Graph<'r, 'u> {
         }
         let groups: Vec<(&str, BTreeSet<PackageId>)> = by_group
             .into_iter()
-            .map(|(name, ids)| (name, self.reach(ids.into_iter(), &kept)))
+            .map(|(name, ids)| (name, self.reach(ids.into_iter(), &kept, true)))
             .collect();
         let essential = self.reach(
             kept.keys().copied().filter(|id| universe.is_essential(*id)),
             &kept,
+            false,
         );
         let mut all: Vec<Chosen> = kept
             .iter()

@@ -34,7 +34,8 @@ impl SyntaxError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A field: its name, and its value without surrounding white space. A value of several lines
-    /// keeps its line breaks and the space that begins each continuation line.
+    /// keeps its line breaks and the space that begins each continuation line; one that begins on
+    /// the line after its name begins with a line break.
     Field(&'a str, &'a str),
     /// The end of a stanza that had at least one field.
     End,
@@ -81,7 +82,7 @@ impl<'a> Reader<'a> {
             end = line.as_ptr() as usize + line.len() - from.as_ptr() as usize;
         }
         // `first` is the beginning of `from`, so `end` is an offset in it.
-        from[..end].trim()
+        from[..end].trim_start_matches([' ', '\t']).trim_end()
     }
 }
 
@@ -204,7 +205,10 @@ mod tests {
             [("Package", "b"), ("Empty", ""), ("Last", "x")]
         );
         assert_eq!(parse("").unwrap(), []);
-        assert_eq!(parse_one("A:\n x\n y\n").unwrap().get("A"), Some("x\n y"));
+        assert_eq!(
+            parse_one("A: \n x\n y\n").unwrap().get("A"),
+            Some("\n x\n y")
+        );
     }
 
     #[test]

@@ -46,6 +46,25 @@ impl FetchPlan {
     }
 }
 
+impl std::fmt::Display for FetchPlan {
+    /// One line per package to fetch, then the sum.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for package in &self.missing {
+            writeln!(
+                f,
+                "fetch {} {} {}",
+                package.name, package.version, package.size
+            )?;
+        }
+        let (missing, bytes) = (self.missing.len(), self.missing_bytes());
+        writeln!(
+            f,
+            "{missing} to fetch, {bytes} bytes; {} in the cache",
+            self.have.len()
+        )
+    }
+}
+
 /// All packages of a lock as verified files. Only [`fetch`] makes one.
 #[derive(Debug, Clone)]
 pub struct Fetched {

@@ -12,9 +12,12 @@ use crate::openpgp::Keyring;
 use crate::progress::{Callback, Progress};
 use crate::publish::{beside_names, check_name};
 
-/// More members or bytes than any bundle has.
+/// More members than any bundle has.
 const MEMBER_LIMIT: u64 = 1_000_000;
-const BYTE_LIMIT: u64 = 1 << 40;
+/// A bundle is stored rather than compressed: one that unpacks to far more than its size is not ours. The
+/// allowance is for small repositories, of which the indexes are the larger part.
+const EXPANSION_LIMIT: u64 = 4;
+const EXPANSION_ALLOWANCE: u64 = 64 << 20;
 /// Keys and source entries are small.
 const BESIDE_LIMIT: u64 = 1 << 20;
 
@@ -48,12 +51,10 @@ pub fn install(
         total,
         progress,
     };
-    let unpacked = Unpacked::read(
-        bundle,
-        BufReader::with_capacity(1 << 20, counting),
-        &name,
-        staging.path(),
-    )?;
+    let input = BufReader::with_capacity(1 << 20, counting);
+    let limit = total * EXPANSION_LIMIT + EXPANSION_ALLOWANCE;
+    let unpacked = Unpacked::read(input, &name, staging.path(), limit)
+        .map_err(|refusal| fail(bundle, refusal.0))?;
     let own = match keyring {
         Some(_) => None,
         None => Some(Keyring::from_files(&[&unpacked.beside[0].1])?),
@@ -108,71 +109,83 @@ struct Unpacked {
 
 impl Unpacked {
     /// Unpacks the repository's files into `root`, and reads those beside it.
-    fn read(bundle: &Path, input: impl Read, name: &str, root: &Path) -> Result<Self> {
+    fn read(input: impl Read, name: &str, root: &Path, limit: u64) -> ReadResult<Self> {
         let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(input));
         let mut unpacked = Unpacked { beside: Vec::new() };
-        let cut_off = |e: std::io::Error| fail(bundle, format!("is cut off or damaged: {e}"));
         let (mut members, mut bytes, mut complete) = (0, 0, false);
-        for entry in archive.entries().map_err(cut_off)? {
-            let mut entry = entry.map_err(cut_off)?;
+        for entry in archive.entries()? {
+            let mut entry = entry?;
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
             (members, bytes) = (members + 1, bytes + entry.size());
-            if members > MEMBER_LIMIT || bytes > BYTE_LIMIT {
-                return Err(fail(bundle, "holds more than a repository can"));
+            if members > MEMBER_LIMIT || bytes > limit {
+                return Err("holds more than a repository can".to_string().into());
             }
             if complete {
-                return Err(fail(
-                    bundle,
-                    format!("has '{}' after its marker", path.escape_debug()),
-                ));
+                return Err(format!("has '{}' after its marker", path.escape_debug()).into());
             }
-            let kind = entry.header().entry_type();
-            if kind.is_dir() && path.trim_end_matches('/') == name {
-                continue;
-            }
-            let inner = path
-                .strip_prefix(name)
-                .and_then(|rest| rest.strip_prefix('/'));
-            match inner {
-                Some(inner) if kind.is_file() && is_confined(inner) => {
-                    complete = inner == marker::NAME;
-                    unpack(&mut entry, &root.join(inner)).map_err(cut_off)?;
-                }
-                None if kind.is_file()
-                    && beside_names(name).contains(&path)
-                    && entry.size() <= BESIDE_LIMIT =>
-                {
-                    let mut content = Vec::new();
-                    entry.read_to_end(&mut content).map_err(cut_off)?;
-                    unpacked.beside.push((path, content));
-                }
-                _ => {
-                    return Err(fail(
-                        bundle,
-                        format!(
-                            "holds '{}', which does not belong there",
-                            path.escape_debug()
-                        ),
-                    ));
-                }
+            let is_root = path.trim_end_matches('/') == name;
+            if !(is_root && entry.header().entry_type().is_dir()) {
+                complete = unpacked.place(&mut entry, path, name, root)?;
             }
         }
         // tar accepts an archive that just stops; the marker, which is last, tells that this one did not.
         if !complete {
-            return Err(fail(
-                bundle,
-                format!("is cut off: it has no {}", marker::NAME),
-            ));
+            return Err(format!("is cut off: it has no {}", marker::NAME).into());
         }
-        if unpacked
-            .beside
-            .iter()
-            .map(|(file, _)| file)
-            .ne(&beside_names(name))
-        {
-            return Err(fail(bundle, "lacks a key or a source entry"));
+        let beside = unpacked.beside.iter().map(|(file, _)| file);
+        match beside.eq(&beside_names(name)) {
+            true => Ok(unpacked),
+            false => Err("lacks a key or a source entry".to_string().into()),
         }
-        Ok(unpacked)
+    }
+
+    /// Puts one member where it belongs; returns whether it is the marker.
+    fn place<R: Read>(
+        &mut self,
+        entry: &mut tar::Entry<'_, R>,
+        path: String,
+        name: &str,
+        root: &Path,
+    ) -> ReadResult<bool> {
+        let inner = path.strip_prefix(name).and_then(|p| p.strip_prefix('/'));
+        let is_file = entry.header().entry_type().is_file();
+        match inner {
+            Some(inner) if is_file && is_confined(inner) => {
+                unpack(entry, &root.join(inner))?;
+                Ok(inner == marker::NAME)
+            }
+            None if is_file
+                && beside_names(name).contains(&path)
+                && entry.size() <= BESIDE_LIMIT =>
+            {
+                let mut content = Vec::new();
+                entry.read_to_end(&mut content)?;
+                self.beside.push((path, content));
+                Ok(false)
+            }
+            _ => Err(format!(
+                "holds '{}', which does not belong there",
+                path.escape_debug()
+            )
+            .into()),
+        }
+    }
+}
+
+/// Why a bundle cannot be read: what is wrong with it, without its path.
+struct Refusal(String);
+
+type ReadResult<T> = std::result::Result<T, Refusal>;
+
+impl From<String> for Refusal {
+    fn from(message: String) -> Self {
+        Refusal(message)
+    }
+}
+
+impl From<std::io::Error> for Refusal {
+    fn from(error: std::io::Error) -> Self {
+        Refusal(format!("is cut off or damaged: {error}"))
     }
 }
 

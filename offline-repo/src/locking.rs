@@ -122,8 +122,31 @@ fn load_universe(
         items: jobs.len() as u64,
         bytes: 0,
     });
-    // One thread per suite: while one waits for its mirror or unpacks, the others go on.
-    let loaded: Vec<Result<Vec<(LockedIndex, IndexText)>>> = std::thread::scope(|scope| {
+    let loaded = load_suites(request, &jobs, now, client, cache, progress);
+    let mut indexes = Vec::new();
+    let mut texts = Vec::new();
+    for suite in loaded {
+        for (index, text) in suite? {
+            indexes.push(index);
+            texts.push(text);
+        }
+    }
+    Ok((Universe::parse(texts, &request.architecture)?, indexes))
+}
+
+/// What loading a suite gives: its indexes, one per component.
+type Loaded = Result<Vec<(LockedIndex, IndexText)>>;
+
+/// One thread per suite: while one waits for its mirror or unpacks, the others go on.
+fn load_suites(
+    request: &LockRequest,
+    jobs: &[(&Upstream, &String)],
+    now: u64,
+    client: &Client,
+    cache: &Cache,
+    progress: Callback<'_>,
+) -> Vec<Loaded> {
+    std::thread::scope(|scope| {
         let threads: Vec<_> = jobs
             .iter()
             .map(|(upstream, suite)| {
@@ -140,16 +163,7 @@ fn load_universe(
             result
         });
         results.collect()
-    });
-    let mut indexes = Vec::new();
-    let mut texts = Vec::new();
-    for suite in loaded {
-        for (index, text) in suite? {
-            indexes.push(index);
-            texts.push(text);
-        }
-    }
-    Ok((Universe::parse(texts, &request.architecture)?, indexes))
+    })
 }
 
 fn load_suite(
@@ -159,7 +173,7 @@ fn load_suite(
     now: u64,
     client: &Client,
     cache: &Cache,
-) -> Result<Vec<(LockedIndex, IndexText)>> {
+) -> Loaded {
     let keyring = Keyring::from_files(&upstream.keys).map_err(|error| match error {
         Error::Key { origin, message } => Error::Key {
             origin: format!("{origin} of the upstream '{}'", upstream.name),

@@ -43,8 +43,12 @@ pub fn package_stanza(control: &str, package: &LockedPackage) -> Result<String, 
         {
             continue;
         }
-        // A value that begins on the line after its name must stay there: it may be a continuation line.
-        let space = if value.is_empty() { "" } else { " " };
+        // A value may begin on the line after its name.
+        let space = if value.is_empty() || value.starts_with('\n') {
+            ""
+        } else {
+            " "
+        };
         let _ = writeln!(text, "{name}:{space}{value}");
     }
     let _ = write!(
@@ -133,7 +137,7 @@ mod tests {
     #[test]
     fn stanza_is_the_control_file_and_its_place() {
         let control = "Package: aa\nVersion: 1:2-3\nArchitecture: all\nfilename: ../../etc/passwd\nConffiles:\n /etc/a 1\nDescription: x\n y\n .\n";
-        let expected = "Package: aa\nVersion: 1:2-3\nArchitecture: all\nConffiles: /etc/a 1\nDescription: x\n y\n .\n\
+        let expected = "Package: aa\nVersion: 1:2-3\nArchitecture: all\nConffiles:\n /etc/a 1\nDescription: x\n y\n .\n\
             Filename: aa_1%3a2-3_all.deb\nSize: 12\nSHA256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n";
         assert_eq!(package_stanza(control, &package()).unwrap(), expected);
         for (control, message) in [

@@ -1,5 +1,6 @@
 //! Reading a finished repository: what an image build takes packages from, without any network.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::closure::{self, Wishes};
@@ -126,6 +127,49 @@ impl Repository {
     pub fn verify(&self) -> Result<marker::Report> {
         self.marker.compare(&self.path)
     }
+}
+
+/// What differs between two repositories, by package name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// Name and version of packages that only the new one has.
+    pub added: Vec<(String, String)>,
+    /// Name and version of packages that only the old one has.
+    pub removed: Vec<(String, String)>,
+    /// Name, old and new version of packages whose content differs.
+    pub changed: Vec<(String, String, String)>,
+}
+
+impl Difference {
+    /// Whether both have the same packages with the same content.
+    pub fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.changed.is_empty()
+    }
+}
+
+/// Compares the packages of two repositories.
+pub fn diff(old: &Repository, new: &Repository) -> Difference {
+    let by_name = |r: &'_ Repository| -> BTreeMap<String, (String, Sha256)> {
+        let entry = |p: &RepositoryPackage| (p.name.clone(), (p.version.clone(), p.sha256));
+        r.packages.iter().map(entry).collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    let mut difference = Difference::default();
+    for (name, (version, sha256)) in &new {
+        match old.get(name) {
+            None => difference.added.push((name.clone(), version.clone())),
+            Some((_, before)) if before == sha256 => {}
+            Some((before, _)) => {
+                let change = (name.clone(), before.clone(), version.clone());
+                difference.changed.push(change);
+            }
+        }
+    }
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name));
+    difference.removed = gone
+        .map(|(name, (version, _))| (name.clone(), version.clone()))
+        .collect();
+    difference
 }
 
 fn incomplete(path: &Path, message: String) -> Error {

@@ -27,7 +27,7 @@ const SETS: &[&str] = &[
 ];
 
 /// How many single packages, spread over the whole archive, are compared; `FARROW_TEST_CASES` sets another number.
-const SINGLES: usize = 12;
+const SINGLES: usize = 8;
 
 fn keys(names: &[&str]) -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes/keys");

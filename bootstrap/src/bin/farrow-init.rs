@@ -58,6 +58,7 @@ fn boot() -> Step<Infallible> {
     grow::partition(&partitions.var, &arguments.var);
     mounts::var(&partitions.var.node(), &var)?;
     debug(&arguments, "mounted /var");
+    mounts::keep_var()?;
     grow::file_system(&partitions.var.node(), &var);
     let etc = root.join("etc");
     mounts::etc(&etc)?;

@@ -36,6 +36,16 @@ pub fn var(device: &Path, target: &Path) -> Step<()> {
     attach("ext4", device, target, MsFlags::MS_NODEV, "")
 }
 
+/// Keeps systemd from unmounting `/var` among the other mounts when the machine stops: the journal still writes to it, and
+/// the attempt would end in an error on every console. It is unmounted at the very end, like the root.
+pub fn keep_var() -> Step<()> {
+    let folder = "/run/systemd/system/var.mount.d";
+    make_directory(folder)?;
+    let path = format!("{folder}/50-farrow-init.conf");
+    fs::write(&path, "[Unit]\nDefaultDependencies=no\n")
+        .map_err(|e| Failure::new("FR-INIT-MOUNT", format!("cannot write {path}: {e}"), HINT))
+}
+
 /// Puts a writable layer over `/etc` that lasts until the machine stops.
 pub fn etc(target: &Path) -> Step<()> {
     let (upper, work) = ("/run/farrow/etc/upper", "/run/farrow/etc/work");

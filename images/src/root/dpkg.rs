@@ -175,6 +175,7 @@ fn run(
     }
     let status = child.wait()?;
     if !status.success() {
+        tail.push_back(format!("(all of it is in {})", path.display()));
         let stderr = tail.into_iter().collect::<Vec<_>>().join("\n");
         return Err(Error::Program {
             program: stage.to_owned(),

@@ -21,25 +21,32 @@ pub(super) const STAND_INS: [(&str, &str); 5] = [
 
 const NOTHING: &str = "#!/bin/sh\nexit 0\n";
 
-/// Leaves a note, and takes it away when the real program has succeeded. The lock lets one run at a time.
+/// Leaves a note, and takes it away when the real program has succeeded. One lock is held until then, by as many jobs
+/// as there are; the other lets one run at a time.
 const COMPILE: &str = r#"#!/bin/sh
 set -e
 mkdir -p /run/farrow/jobs
 note=$(mktemp -p /run/farrow/jobs)
+echo "py3compile $*" >"$note"
+exec 8>>/run/farrow/running
+flock --shared 8
 (
-    exec 9>>/run/farrow/lock
+    exec 9>>/run/farrow/turn
     flock 9
-    if /usr/bin/py3compile "$@"; then rm "$note"; else echo "py3compile $* failed"; mv "$note" /run/farrow/failed; fi
+    /usr/bin/py3compile "$@" && rm "$note"
 ) </dev/null >>/run/farrow/log 2>&1 &
 "#;
 
-/// Runs its arguments, then waits for the notes of background jobs to go; a failed job fails it.
+/// Runs its arguments, then waits for background jobs; one that failed, or was killed, has left its note.
 pub(super) const WAIT: &str = r#"
 "$@" || exit
-while [ -e /run/farrow/jobs ] && [ ! -e /run/farrow/failed ]; do
-    rmdir /run/farrow/jobs 2>/dev/null || sleep 0.05
-done
-if [ -e /run/farrow/failed ]; then cat /run/farrow/log; exit 1; fi
+flock /run/farrow/running true
+if [ -n "$(ls -A /run/farrow/jobs 2>/dev/null)" ]; then
+    cat /run/farrow/log
+    echo "these did not succeed:"
+    cat /run/farrow/jobs/*
+    exit 1
+fi
 "#;
 
 /// Files that are written before any script of a package runs.

@@ -1,13 +1,16 @@
 //! Where finished trees are kept: `CACHE/{roots,bases}/DIGEST/{tree, root.json, dpkg.log}`.
 //!
-//! A tree gets its name, by one rename, when it is complete and on the disk; until then it is under a temporary name
-//! that the next run removes. One process makes trees at a time.
+//! A tree gets its name, by one rename, when it is complete; until then it is under a temporary name that the next run
+//! removes. One process makes trees at a time. A tree that took long is on the disk before it gets its name. One that
+//! is quickly made again is not: syncing waits for whatever else the machine writes, so it is trusted until the machine
+//! is booted again.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::fcntl::Flock;
+use serde::{Deserialize, Serialize};
 
 use super::{Kernel, RootTree};
 use crate::error::{Error, Result};
@@ -16,12 +19,32 @@ use crate::tools;
 
 /// The folder of the tree below its work folder.
 pub(super) const TREE: &str = "tree";
-/// What is known about a finished tree.
+/// The file of [`Facts`] beside a finished tree.
 const FACTS: &str = "root.json";
 /// How the names of unfinished trees begin.
 const UNFINISHED: &str = ".unfinished-";
 /// Finished trees that are kept.
 const KEPT: usize = 3;
+
+/// Changes with each boot (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// How far a finished tree can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasting {
+    /// It is on the disk when it gets its name.
+    Always,
+    /// It may be damaged after a power cut.
+    UntilBoot,
+}
+
+/// What is known about a finished tree.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    kernel: Option<Kernel>,
+    /// The boot after which it is not trusted.
+    boot: Option<String>,
+}
 
 /// The folder of trees, locked.
 #[derive(Debug)]
@@ -50,8 +73,13 @@ impl Store {
         let Ok(text) = fs::read_to_string(&facts) else {
             return Ok(None);
         };
-        let kernel = serde_json::from_str(&text)
-            .map_err(|error| Error::io("understand", &facts)(std::io::Error::other(error)))?;
+        // Facts that cannot be read are those of a tree that was not written out.
+        let Ok(Facts { kernel, boot }) = serde_json::from_str(&text) else {
+            return Ok(None);
+        };
+        if boot.is_some_and(|boot| Some(boot) != boot_id()) {
+            return Ok(None);
+        }
         // The time of last use decides which trees are kept.
         let folder = fs::File::open(&place).map_err(Error::io("open", &place))?;
         folder
@@ -83,12 +111,21 @@ impl Store {
         work: &Path,
         digest: &str,
         kernel: Option<Kernel>,
+        lasting: Lasting,
     ) -> Result<RootTree> {
-        let facts = work.join(FACTS);
-        let text = serde_json::to_vec(&kernel).unwrap_or_default();
-        fs::write(&facts, text).map_err(Error::io("write", &facts))?;
-        tools::sync_file_system(work)?;
+        let boot = match lasting {
+            Lasting::Always => None,
+            Lasting::UntilBoot => Some(boot_id().unwrap_or_default()),
+        };
+        let facts = Facts { kernel, boot };
+        let text = serde_json::to_vec(&facts).unwrap_or_default();
+        let path = work.join(FACTS);
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        if lasting == Lasting::Always {
+            tools::sync_file_system(work)?;
+        }
         let place = self.folder.join(digest);
+        sandbox::remove_tree(&place)?;
         fs::rename(work, &place).map_err(Error::io("rename to", &place))?;
         for old in leftovers(self.list()?, KEPT) {
             sandbox::remove_tree(&old)?;
@@ -96,7 +133,7 @@ impl Store {
         Ok(RootTree {
             path: place.join(TREE),
             digest: digest.to_owned(),
-            kernel,
+            kernel: facts.kernel,
         })
     }
 
@@ -116,6 +153,11 @@ impl Store {
         }
         Ok(places)
     }
+}
+
+fn boot_id() -> Option<String> {
+    let id = fs::read_to_string(BOOT_ID).ok()?;
+    Some(id.trim().to_owned())
 }
 
 /// What to remove: everything unfinished, and all but the `keep` finished trees that were used last.

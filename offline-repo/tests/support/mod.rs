@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+pub mod repository;
+
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
