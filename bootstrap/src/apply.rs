@@ -1,5 +1,6 @@
 //! Puts a plan's files on a machine. What is there already and right is left alone, and the caller learns what was not.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::accounts::Accounts;
@@ -7,7 +8,7 @@ use crate::error::Result;
 use crate::files::{self, Last, Owner};
 use crate::plan::{File, Plan};
 
-/// Folders whose change makes systemd read its units again.
+/// Folders of unit files.
 const UNIT_FOLDERS: [&str; 2] = ["/etc/systemd/system/", "/run/systemd/system/"];
 
 /// What was written.
@@ -15,8 +16,8 @@ const UNIT_FOLDERS: [&str; 2] = ["/etc/systemd/system/", "/run/systemd/system/"]
 pub struct Changes {
     /// Paths.
     pub paths: Vec<String>,
-    /// Whether unit files are among the paths.
-    pub units: bool,
+    /// systemd units whose files are among the paths.
+    pub units: BTreeSet<String>,
 }
 
 /// Writes below a root folder; `/` on the machine itself.
@@ -76,7 +77,7 @@ impl Applier {
                 &link.target,
             )? {
                 changes.paths.push(link.path.clone());
-                changes.units |= is_unit(&link.path);
+                changes.units.extend(unit_of(&link.path));
             }
         }
         Ok(changes)
@@ -91,7 +92,7 @@ impl Applier {
                 continue;
             }
             changes.paths.push(file.path.clone());
-            changes.units |= is_unit(&file.path);
+            changes.units.extend(unit_of(&file.path));
         }
         Ok(changes)
     }
@@ -105,6 +106,27 @@ impl Applier {
     }
 }
 
-fn is_unit(path: &str) -> bool {
-    UNIT_FOLDERS.iter().any(|folder| path.starts_with(folder))
+/// The unit that a unit file or drop-in belongs to.
+fn unit_of(path: &str) -> Option<String> {
+    let rest = UNIT_FOLDERS
+        .iter()
+        .find_map(|folder| path.strip_prefix(folder))?;
+    let name = rest.split('/').next()?;
+    Some(name.strip_suffix(".d").unwrap_or(name).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_of_paths() {
+        for (path, unit) in [
+            ("/etc/systemd/system/a.service", Some("a.service")),
+            ("/etc/systemd/system/a.service.d/x.conf", Some("a.service")),
+            ("/etc/a.service", None),
+        ] {
+            assert_eq!(unit_of(path).as_deref(), unit, "{path}");
+        }
+    }
 }

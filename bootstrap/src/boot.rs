@@ -1,6 +1,6 @@
 //! `run`: from metadata to a machine that is ready. Every step can be repeated, and the whole can be killed at any moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -136,7 +136,7 @@ fn needs_address(metadata: &Metadata, facts: &Facts, error: &Error) -> bool {
 fn ask_for_address(metadata: &Metadata, error: Error) -> Result<Facts> {
     let (path, text) = networkd::dhcp_everywhere();
     files::write_if_changed(Path::new(&path), text.as_bytes(), 0o644, None)?;
-    units::restart(NETWORK_UNITS[0], ADDRESS_WAIT)?;
+    units::queue("restart", &NETWORK_UNITS[..1])?;
     wait_until(|facts| !role::own_addresses(metadata, facts).is_empty()).ok_or(error)
 }
 
@@ -208,7 +208,7 @@ fn prepare(
     let applier = Applier::new(Path::new("/"))?;
     set_host_name(&accepted.plan.node.name)?;
     applier.write_network(&accepted.plan)?;
-    start_network(&network_digest(&accepted.plan))?;
+    start_network(&network_digest(&accepted.plan));
     let address = accepted.plan.node.address;
     let mut facts = wait_for_address(address)?;
     if options.facts.is_some() {
@@ -225,20 +225,21 @@ fn prepare(
     }
     let changes = applier.write_services(&plan)?;
     log::info!("{} files written", changes.paths.len());
-    let before = read_units(&plan, changes.units)?;
+    let before = read_units(&plan, &changes.units)?;
     Ok((plan, applier, before))
 }
 
-/// What the services' units are like; systemd reads its unit files again if it has not seen all of them.
-fn read_units(plan: &Plan, changed: bool) -> Result<BTreeMap<String, UnitState>> {
+/// What the services' units are like; systemd reads its unit files again if it has not seen all of them. It reads those
+/// of a unit that was not loaded by itself, and reading all takes seconds on a slow machine.
+fn read_units(plan: &Plan, changed: &BTreeSet<String>) -> Result<BTreeMap<String, UnitState>> {
     let names: Vec<&str> = plan
         .services
         .iter()
         .filter_map(|service| service.unit.as_deref())
         .collect();
     let before = units::states(&names)?;
-    // A run that was killed may have written unit files that this one finds unchanged.
-    if !changed
+    let others = changed.iter().any(|unit| !names.contains(&unit.as_str()));
+    if !others
         && before
             .values()
             .all(|state| !state.stale && state.load != "not-found")
@@ -259,21 +260,18 @@ fn set_host_name(name: &str) -> Result<()> {
 }
 
 /// Starts networkd and resolved; running ones are restarted when their files changed, which keeps addresses as they are.
-fn start_network(digest: &str) -> Result<()> {
-    let states = units::states(&NETWORK_UNITS)?;
+/// Nothing is waited for but the address, which comes next.
+fn start_network(digest: &str) {
     let mut applied = Applied::load(Path::new(RECORD));
-    let changed = !applied.has(NETWORK, digest);
-    for unit in NETWORK_UNITS {
-        let state = states.get(unit).cloned().unwrap_or_default();
-        match (state.load.as_str(), state.active.as_str()) {
-            ("not-found", _) => log::warn!("there is no {unit}"),
-            (_, "active") if !changed => {}
-            (_, "active") => units::restart(unit, ADDRESS_WAIT)?,
-            _ => units::start(unit, ADDRESS_WAIT)?,
-        }
+    let verb = if applied.has(NETWORK, digest) {
+        "start"
+    } else {
+        "restart"
+    };
+    match units::queue(verb, &NETWORK_UNITS) {
+        Ok(()) => applied.record(NETWORK, digest),
+        Err(error) => log::warn!("{error}"),
     }
-    applied.record(NETWORK, digest);
-    Ok(())
 }
 
 fn wait_for_address(address: Ipv4Addr) -> Result<Facts> {

@@ -38,22 +38,14 @@ pub fn start(unit: &str, limit: Duration) -> Result<()> {
     process::run(&["systemctl", "start", "--no-ask-password", unit], limit).map(|_| ())
 }
 
-/// Queues the start of a unit.
+/// Queues a job ("start", "restart") for each unit.
 ///
 /// # Errors
 /// `FR-COMMAND`.
-pub fn start_later(unit: &str) -> Result<()> {
-    process::run(
-        &[
-            "systemctl",
-            "start",
-            "--no-ask-password",
-            "--no-block",
-            unit,
-        ],
-        SHORT,
-    )
-    .map(|_| ())
+pub fn queue(verb: &str, units: &[&str]) -> Result<()> {
+    let mut words = vec!["systemctl", verb, "--no-ask-password", "--no-block"];
+    words.extend(units);
+    process::run(&words, SHORT).map(|_| ())
 }
 
 /// Restarts a unit and waits until it is up.
@@ -70,7 +62,7 @@ pub fn restart(unit: &str, limit: Duration) -> Result<()> {
 /// `FR-COMMAND`.
 pub fn start_again(unit: &str) -> Result<()> {
     process::run(&["systemctl", "reset-failed", unit], SHORT)?;
-    start_later(unit)
+    queue("start", &[unit])
 }
 
 /// States of units, by the names given.

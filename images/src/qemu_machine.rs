@@ -23,12 +23,13 @@ impl ImageFormat {
     }
 }
 
-/// What happens to the guest's flushes.
+/// How far the guest's flushes go. Either way what the guest flushed survives the death of QEMU at any moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskCache {
-    /// Flushes reach the host's disk: the overlay survives the death of QEMU at any moment.
+    /// To the host's disk: the machine survives a power failure of the host. On a slow disk every commit of a
+    /// database then takes its time.
     Writeback,
-    /// Flushes are ignored: faster, but the overlay is good for nothing when QEMU is killed.
+    /// To the host's memory: much faster, the right choice for machines that can be made again.
     Unsafe,
 }
 

@@ -1,6 +1,7 @@
 //! A root tree as a tar archive, for containers and chroots.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -38,6 +39,8 @@ pub fn write(tree: &RootTree, tools: &ToolsTree, path: &Path) -> Result<()> {
     if !status.success() {
         return Err(Error::Program { program: "tar".to_owned(), status: status.to_string(), stderr: String::new() });
     }
+    let readable = fs::Permissions::from_mode(0o644);
+    file.as_file().set_permissions(readable).map_err(Error::io("write", path))?;
     file.as_file().sync_all().map_err(Error::io("flush", path))?;
     file.persist(path).map_err(|e| Error::io("rename to", path)(e.error))?;
     Ok(())

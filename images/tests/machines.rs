@@ -18,6 +18,7 @@ use images::seed::SeedFiles;
 use images::switch::Switch;
 use images::tools::ToolsTree;
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::json;
 
 /// Generous: test hosts are busy.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -32,12 +33,13 @@ fn main() -> ExitCode {
     if tools.is_none() {
         println!("SKIPPED machines: FARROW_TEST_TOOLS names no tools tree");
     }
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("detection_is_repeatable", detection_is_repeatable),
         ("a_disk_without_system_is_reported", no_system),
         ("picked_ports_lead_to_the_machine", picked_ports),
         ("a_taken_port_is_named", taken_port),
         ("power_can_be_cut_and_come_back", power_cut),
+        ("flushed_data_survives_a_killed_qemu", flushed_data),
         ("seeds_are_reproducible", seeds),
     ];
     let trials = tests.into_iter().map(|(name, test)| {
@@ -155,6 +157,29 @@ fn power_cut(tools: &ToolsTree, folder: &Path) -> Result<(), Error> {
     running.start_again(&host)?;
     assert_eq!(running.forwards(), ports);
     assert!(running.is_running()?);
+    Ok(())
+}
+
+/// The guest's flushes are not passed on to the host's disk, but nothing of them is left in QEMU's own memory either.
+fn flushed_data(tools: &ToolsTree, folder: &Path) -> Result<(), Error> {
+    let mut running = Running::start(machine(folder, 0), &host(tools, folder))?;
+    for command in ["write -P 0xab 32M 1M", "flush", "write -P 0xcd 34M 1M"] {
+        let line = format!("qemu-io disk \"{command}\"");
+        running.monitor("human-monitor-command", json!({ "command-line": line }))?;
+    }
+    running.power_cut();
+    let sandbox = tools
+        .sandbox()
+        .map_ids(false)
+        .bind(running.folder(), "/run/machine")
+        .bind_ro(folder.join("empty.raw"), "/run/image/base");
+    let read = |pattern: &str| {
+        let command = format!("read -P {pattern} 32M 1M");
+        let image = "/run/machine/disk.qcow2";
+        sandbox.run(&["qemu-io", "-f", "qcow2", "-c", &command, image], None)
+    };
+    read("0xab")?;
+    assert!(read("0xcd").is_err(), "the check does not check");
     Ok(())
 }
 

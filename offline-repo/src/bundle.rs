@@ -1,12 +1,12 @@
 //! A repository as one file to carry: a deterministic `.tar.gz`, the marker last.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::digest::{Hasher, HashingWriter, Sha256};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, PartialFile};
 use crate::marker::{self, Marker};
 use crate::progress::{Callback, Progress};
 use crate::publish::{beside_names, check_name};
@@ -92,11 +92,9 @@ pub fn bundle(
     files::create_dirs(out)?;
     let path = out.join(file_name(name, options));
     let io = |e| Error::io("write", &path, e);
-    let temporary = tempfile::Builder::new()
-        .prefix(".farrow-bundle-")
-        .tempfile_in(out)
-        .map_err(io)?;
-    let hashing = HashingWriter::new(BufWriter::with_capacity(1 << 20, temporary));
+    let _held = files::lock_dir(out)?;
+    let partial = PartialFile::new(&path)?;
+    let hashing = HashingWriter::new(BufWriter::with_capacity(1 << 20, partial));
     // Stored, not compressed: packages are compressed already. Level 1 would make the bundle larger (its fixed
     // codes expand such data by 6 %), and higher levels take a hundred times longer to gain nothing.
     let gzip = flate2::GzBuilder::new()
@@ -109,15 +107,10 @@ pub fn bundle(
         .and_then(|gzip| gzip.finish())
         .map_err(io)?;
     let (buffered, sha256, size) = hashing.finish();
-    let temporary = buffered.into_inner().map_err(|e| io(e.into_error()))?;
-    use std::os::unix::fs::PermissionsExt;
-    temporary
-        .as_file()
-        .set_permissions(fs::Permissions::from_mode(0o644))
-        .map_err(io)?;
-    temporary.as_file().sync_all().map_err(io)?;
-    temporary.persist(&path).map_err(|e| io(e.error))?;
-    files::sync_dir(out)?;
+    buffered
+        .into_inner()
+        .map_err(|e| io(e.into_error()))?
+        .install()?;
     Ok(Bundle { path, sha256, size })
 }
 

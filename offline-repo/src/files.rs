@@ -1,8 +1,11 @@
 //! Writes to the host's file system that appear whole or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg, RenameFlags};
 
@@ -26,7 +29,6 @@ pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
 
 /// Writes a file under a temporary name beside it, syncs it, and renames it.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     let parent = parent(path);
     create_dirs(parent)?;
     let fail = |e| Error::io("write", path, e);
@@ -85,6 +87,28 @@ pub fn remove_tree(path: &Path) -> Result<()> {
 pub fn lock_dir(path: &Path) -> Result<Flock<File>> {
     let dir = File::open(path).map_err(|e| Error::io("open", path, e))?;
     Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| Error::io("lock", path, e.into()))
+}
+
+/// Gives everything below a folder, and the folder itself, the modes and the time that a published tree has:
+/// whatever the umask, others must be able to read it, and the same tree must look the same each time.
+pub fn normalise(root: &Path, epoch: u64) -> Result<()> {
+    let time = UNIX_EPOCH + Duration::from_secs(epoch);
+    let set = |path: &Path, mode| {
+        File::open(path)
+            .and_then(|file| {
+                file.set_permissions(fs::Permissions::from_mode(mode))?;
+                file.set_modified(time)
+            })
+            .map_err(|e| Error::io("set the mode of", path, e))
+    };
+    let mut folders = BTreeSet::from([root.to_path_buf()]);
+    for relative in walk(root)? {
+        let path = root.join(relative);
+        set(&path, 0o644)?;
+        let above = path.ancestors().skip(1);
+        folders.extend(above.take_while(|p| *p != root).map(Path::to_path_buf));
+    }
+    folders.iter().try_for_each(|folder| set(folder, 0o755))
 }
 
 /// A folder being built beside its final place, removed again unless it is installed.
@@ -153,6 +177,57 @@ impl Drop for Staging {
         if !self.installed {
             let _ = fs::remove_dir_all(&self.path);
         }
+    }
+}
+
+/// A large file being written beside its final place, removed again unless it is installed.
+///
+/// Its name is fixed, so that what a killed run left behind is overwritten by the next one, where a random name
+/// would pile up. The caller holds [`lock_dir`] of the folder.
+pub struct PartialFile {
+    file: File,
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl PartialFile {
+    /// An empty file `.NAME.partial` beside `target`.
+    pub fn new(target: &Path) -> Result<Self> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let path = parent(target).join(format!(".{name}.partial"));
+        let file = File::create(&path).map_err(|e| Error::io("create", &path, e))?;
+        Ok(PartialFile {
+            file,
+            path,
+            target: target.to_path_buf(),
+        })
+    }
+
+    /// Makes it durable and gives it its final name.
+    pub fn install(self) -> Result<()> {
+        let fail = |e| Error::io("install", &self.target, e);
+        let mode = fs::Permissions::from_mode(0o644);
+        self.file.set_permissions(mode).map_err(fail)?;
+        self.file.sync_all().map_err(fail)?;
+        fs::rename(&self.path, &self.target).map_err(fail)?;
+        sync_dir(parent(&self.target))
+    }
+}
+
+impl Write for PartialFile {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        self.file.write(buffer)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for PartialFile {
+    fn drop(&mut self) {
+        // After `install` nothing of that name is left.
+        let _ = fs::remove_file(&self.path);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -66,6 +65,7 @@ pub fn install(
         keyring.or(own.as_ref()).expect("one of the two is there"),
     )?;
     marker.compare(staging.path())?.into_result(bundle)?;
+    files::normalise(staging.path(), unpacked.epoch)?;
     for (file, bytes) in &unpacked.beside {
         files::write_atomic(&target.join(file), bytes, 0o644)?;
     }
@@ -105,17 +105,23 @@ fn fail(bundle: &Path, message: impl Into<String>) -> Error {
 /// The files that lie beside the repository, in the order of [`beside_names`].
 struct Unpacked {
     beside: Vec<(String, Vec<u8>)>,
+    /// Modification time of the members, the same for all.
+    epoch: u64,
 }
 
 impl Unpacked {
     /// Unpacks the repository's files into `root`, and reads those beside it.
     fn read(input: impl Read, name: &str, root: &Path, limit: u64) -> ReadResult<Self> {
         let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(input));
-        let mut unpacked = Unpacked { beside: Vec::new() };
+        let mut unpacked = Unpacked {
+            beside: Vec::new(),
+            epoch: 0,
+        };
         let (mut members, mut bytes, mut complete) = (0, 0, false);
         for entry in archive.entries()? {
             let mut entry = entry?;
             let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            unpacked.epoch = entry.header().mtime()?;
             (members, bytes) = (members + 1, bytes + entry.size());
             if members > MEMBER_LIMIT || bytes > limit {
                 return Err("holds more than a repository can".to_string().into());
@@ -193,7 +199,6 @@ impl From<std::io::Error> for Refusal {
 fn unpack(entry: &mut impl Read, path: &Path) -> std::io::Result<()> {
     fs::create_dir_all(files::parent(path))?;
     let mut file = File::create_new(path)?;
-    file.set_permissions(fs::Permissions::from_mode(0o644))?;
     std::io::copy(entry, &mut file).map(drop)
 }
 

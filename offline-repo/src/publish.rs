@@ -1,7 +1,6 @@
 //! A repository folder from verified packages: flat, signed, usable by stock apt over HTTP and as `file:`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -70,6 +69,7 @@ pub fn publish(
     write_release(fetched, options, signer, &indexes, staging.path())?;
     let manifest = write_marker(fetched, signer, options.epoch, staging.path())?;
     let beside = write_beside(options, signer, out)?;
+    files::normalise(staging.path(), options.epoch)?;
     staging.install(marker::NAME)?;
     Ok(Published {
         path: target,
@@ -138,8 +138,6 @@ fn copy_packages(fetched: &Fetched, into: &Path, progress: Callback<'_>) -> Resu
 fn copy_package(package: &LockedPackage, source: &Path, into: &Path) -> Result<String> {
     let target = into.join(package.file_name());
     fs::copy(source, &target).map_err(|e| Error::io("copy", source, e))?;
-    fs::set_permissions(&target, fs::Permissions::from_mode(0o644))
-        .map_err(|e| Error::io("write", &target, e))?;
     let (actual, actual_size) = Sha256::of_file(&target)?;
     if (actual, actual_size) != (package.sha256, package.size) {
         return Err(Error::Hash {

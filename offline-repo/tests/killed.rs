@@ -119,7 +119,7 @@ fn killed_builds_are_continued() {
     assert!(whole > Duration::ZERO);
 }
 
-/// Names in a folder; temporary files of bundles that were killed are the only ones that may stay.
+/// Names in a folder; temporary files of a few hundred bytes are all that a killed build may leave behind.
 fn names(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder)
         .unwrap()

@@ -11,7 +11,7 @@ use offline_repo::locking::LockRequest;
 use offline_repo::marker::{self, Marker};
 use offline_repo::repository::{Repository, diff};
 use support::repository::{built, built_for, bundled, content, keyring};
-use support::{Server, request};
+use support::{NOW, Server, request};
 
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
@@ -56,6 +56,24 @@ fn the_same_input_gives_the_same_bytes() {
         .map(|e| e.unwrap().file_name().into_string().unwrap())
         .collect();
     assert!(names.iter().all(|name| !name.starts_with('.')), "{names:?}");
+}
+
+#[test]
+fn modes_and_times_do_not_depend_on_the_host() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let published = built(dir.path());
+    for (path, mode) in [
+        ("", 0o40755),
+        ("by-hash/SHA256", 0o40755),
+        ("InRelease", 0o100644),
+        ("ssl_3.5_amd64.deb", 0o100644),
+        ("repo_complete", 0o100644),
+    ] {
+        let metadata = published.path.join(path).metadata().unwrap();
+        assert_eq!(metadata.mode(), mode, "{path}");
+        assert_eq!(metadata.mtime() as u64, NOW, "{path}");
+    }
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one in front of `upstream`, a base URL without a trailing slash.
     pub fn start(upstream: &str, falsify: Option<Falsify>) -> Result<Self> {
+        // reqwest asks for one even where every URL is plain HTTP; a second start finds it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let url = format!("http://{}/debian", listener.local_addr()?);
         let requests = Arc::new(AtomicU32::new(0));

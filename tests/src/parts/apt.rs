@@ -10,7 +10,7 @@ use super::refusals::bundle;
 const SCRIPT: &str = r#"
 set -eu
 export DEBIAN_FRONTEND=noninteractive
-test "$(cat /proc/net/route | wc -l)" = 1
+test "$(sed 1,2d /proc/net/dev | cut -d: -f1 | tr -d ' ')" = lo
 rm -f /etc/apt/sources.list /etc/apt/sources.list.d/*
 cp /www/pigsty.sources /etc/apt/sources.list.d/
 sed -i 's#^URIs:.*#URIs: file:/www/pigsty/#' /etc/apt/sources.list.d/pigsty.sources

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
@@ -33,6 +33,12 @@ fn partition(image: &Path, wanted: &str) -> Result<Partition> {
     anyhow::bail!("{} has no partition {wanted}", image.display())
 }
 
+/// The raw image that `up` made.
+pub fn raw_image(world: &World) -> Result<PathBuf> {
+    let found = fs::read_dir(world.out().join("image"))?.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "raw"));
+    found.context("`up` made no raw image")
+}
+
 fn copy_partition(image: &Path, name: &str, to: &Path) -> Result<()> {
     let place = partition(image, name)?;
     let mut file = File::open(image)?;
@@ -49,20 +55,20 @@ fsck.erofs --extract=/work/tree root.erofs >/dev/null
 mkdir -p var
 debugfs -R 'rdump / /work/var' var.ext4 >/dev/null 2>&1
 test -e tree/usr/bin/postgres -o -e tree/usr/lib/postgresql/17/bin/postgres
-test -e var/lib/farrow -o -e var/lib/systemd
+test -d var/lib/postgresql
 echo "machine-id: $(cat tree/etc/machine-id 2>/dev/null | tr -d '\n')"
 echo "host keys: $(find tree/etc/ssh var -name 'ssh_host_*key*' 2>/dev/null | tr '\n' ' ')"
-echo "snakeoil: $(find tree var -name '*snakeoil*' 2>/dev/null | tr '\n' ' ')"
+echo "snakeoil: $(find tree var -name 'ssl-cert-snakeoil*' 2>/dev/null | tr '\n' ' ')"
 echo "private keys: $(grep -rlI -e '-----BEGIN [A-Z ]*PRIVATE KEY-----' tree/etc tree/usr/lib/farrow var 2>/dev/null | tr '\n' ' ')"
 echo "passwords: $(awk -F: '$2 !~ /^[!*]/ {print $1}' tree/etc/shadow | tr '\n' ' ')"
 echo "seeds: $(find tree var -name 'random-seed' 2>/dev/null | tr '\n' ' ')"
-echo "ids: $(find var -name 'machine-id' 2>/dev/null | tr '\n' ' ')"
+echo "ids: $(find var -name 'machine-id' -type f 2>/dev/null | tr '\n' ' ')"
 "#;
 
 /// No machine-id, SSH host key, snakeoil key or password; opened from the raw image itself.
 pub fn nothing_secret(world: &World) -> Result<()> {
     let dir = world.scratch("look")?;
-    let image = world.out().join("image/pigsty.raw");
+    let image = raw_image(world)?;
     copy_partition(&image, "root-a", &dir.join("root.erofs"))?;
     copy_partition(&image, "var", &dir.join("var.ext4"))?;
     let bind = format!("{}:/work", dir.display());
@@ -92,10 +98,11 @@ fn no_secret_of_this_run(world: &World, dir: &Path) -> Result<()> {
 /// One flipped byte: the offline check names the partition, and a machine either does not come up or cannot read it.
 pub fn flipped_byte(world: &World) -> Result<()> {
     let dir = world.scratch("flipped")?;
-    let image = dir.join("pigsty.raw");
-    let source = world.out().join("image");
-    fs::copy(source.join("pigsty.raw"), &image)?;
-    fs::copy(source.join("pigsty.manifest.json"), dir.join("pigsty.manifest.json"))?;
+    let source = raw_image(world)?;
+    let image = dir.join(source.file_name().context("name")?);
+    let copied = std::process::Command::new("cp").arg("--sparse=always").arg(&source).arg(&image).status()?;
+    ensure!(copied.success(), "cp failed");
+    fs::copy(source.with_file_name("pigsty.manifest.json"), dir.join("pigsty.manifest.json"))?;
     let root = partition(&image, "root-a")?;
     // The middle of the content: a place that no table and no padding lies at.
     let place = root.start + root.size / 3;
@@ -107,7 +114,7 @@ pub fn flipped_byte(world: &World) -> Result<()> {
     file.write_all(&[byte[0] ^ 1])?;
     file.sync_all()?;
     let manifest = dir.join("pigsty.manifest.json").to_string_lossy().into_owned();
-    Farrow::new(world, &["image", "verify", &manifest]).run()?.expect_refusal(1, &["pigsty.raw"])?;
+    Farrow::new(world, &["image", "verify", &manifest]).run()?.expect_refusal(1, &["pigsty-"])?;
 
     let check = "meta=dd if=/dev/mapper/root of=/dev/null bs=1M";
     Farrow::new(world, &["seed", "two-node", "--out", "seed", "--no-images", "--check", check]).in_dir(&dir).succeed()?;

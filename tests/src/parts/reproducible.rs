@@ -47,7 +47,11 @@ fn digest<'a>(document: &'a Value, kind: &str) -> Result<&'a str> {
 /// Where two raw images differ first, for the error's text.
 fn difference(world: &World, dir: &Path) -> String {
     let open = |path: &Path| fs::read(path).unwrap_or_default();
-    let (a, b) = (open(&world.out().join("image/pigsty.raw")), open(&dir.join("out/image/pigsty.raw")));
+    let Ok(first) = super::image::raw_image(world) else {
+        return String::new();
+    };
+    let second = dir.join("out/image").join(first.file_name().unwrap_or_default());
+    let (a, b) = (open(&first), open(&second));
     match a.iter().zip(&b).position(|(x, y)| x != y) {
         Some(at) => format!("; the images differ first at byte {at}"),
         None => format!("; images of {} and {} bytes", a.len(), b.len()),

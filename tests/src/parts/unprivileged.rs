@@ -8,14 +8,15 @@ use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
 use e2e::world::World;
 
-/// A Debian 13 with nothing but what a plain user needs of the host: newuidmap and newgidmap.
+/// A Debian 13 with nothing but what a plain user needs of the host: newuidmap and newgidmap
+/// (and the programs with which this part enters it).
 const HOST: &str = r#"
 extends = "minimal"
 schema = 1
 name = "plainhost"
 
 [packages]
-host = ["uidmap"]
+host = ["mount", "uidmap"]
 
 [image]
 formats = ["tar"]
