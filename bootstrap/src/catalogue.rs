@@ -138,79 +138,64 @@ fn collect(
     Ok(())
 }
 
-fn check(
-    folder: &str,
-    file: &ServiceFile,
-    templates: &BTreeMap<String, String>,
-) -> std::result::Result<(), Box<Invalid>> {
-    let refuse = |field: String, message: String, hint: &str| {
-        Err(Invalid::new("FR-CATALOGUE", field, message, hint))
-    };
+type Check = std::result::Result<(), Box<Invalid>>;
+
+fn refuse(field: impl Into<String>, message: impl Into<String>, hint: &str) -> Check {
+    Err(Invalid::new("FR-CATALOGUE", field, message, hint))
+}
+
+fn check(folder: &str, file: &ServiceFile, templates: &BTreeMap<String, String>) -> Check {
     if file.schema != SCHEMA {
-        return refuse(
-            "schema".into(),
-            format!("schema {} is not known", file.schema),
-            "write schema = 1",
-        );
+        let message = format!("schema {} is not known", file.schema);
+        return refuse("schema", message, "write schema = 1");
     }
     if file.name.as_str() != folder {
-        return refuse(
-            "name".into(),
-            format!("the folder is called {folder}"),
-            "name and folder must agree",
-        );
+        let message = format!("the folder is called {folder}");
+        return refuse("name", message, "name and folder must agree");
     }
     if file.roles.is_empty() {
-        return refuse(
-            "roles".into(),
-            "there is no role".into(),
-            "write roles = [\"meta\"] or [\"database\"]",
-        );
+        let hint = "write roles = [\"meta\"] or [\"database\"]";
+        return refuse("roles", "there is no role", hint);
     }
-    let used = file
-        .file
-        .iter()
-        .enumerate()
-        .map(|(i, f)| (format!("file[{i}].template"), Some(&f.template)));
-    let stdin = file
-        .task
-        .iter()
-        .enumerate()
-        .map(|(i, t)| (format!("task[{i}].stdin"), t.stdin.as_ref()));
-    for (field, name) in used.chain(stdin) {
-        if let Some(name) = name.filter(|name| !templates.contains_key(*name)) {
-            return refuse(
-                field,
-                format!("there is no file {name} in the folder"),
-                "names are relative to service.toml",
-            );
-        }
+    for (index, template) in file.file.iter().enumerate() {
+        let field = format!("file[{index}].template");
+        check_template(field, &template.template, templates)?;
     }
-    let mut names = BTreeSet::new();
-    for (index, task) in file.task.iter().enumerate() {
-        let field = format!("task[{index}]");
-        if !names.insert(&task.name) {
-            return refuse(
-                format!("{field}.name"),
-                format!("two tasks are called {}", task.name),
-                "rename one",
-            );
-        }
-        if task.command.is_empty() {
-            return refuse(format!("{field}.command"), "is empty".into(), "");
-        }
-        if task.touch && task.creates.is_none() {
-            return refuse(
-                format!("{field}.touch"),
-                "needs creates".into(),
-                "name the file to be made",
-            );
-        }
-    }
+    check_tasks(file, templates)?;
     check_health(file)
 }
 
-fn check_health(file: &ServiceFile) -> std::result::Result<(), Box<Invalid>> {
+fn check_template(field: String, name: &str, templates: &BTreeMap<String, String>) -> Check {
+    if templates.contains_key(name) {
+        return Ok(());
+    }
+    let message = format!("there is no file {name} in the folder");
+    refuse(field, message, "names are relative to service.toml")
+}
+
+fn check_tasks(file: &ServiceFile, templates: &BTreeMap<String, String>) -> Check {
+    let mut names = BTreeSet::new();
+    for (index, task) in file.task.iter().enumerate() {
+        let field = format!("task[{index}]");
+        if let Some(name) = &task.stdin {
+            check_template(format!("{field}.stdin"), name, templates)?;
+        }
+        if !names.insert(task.name.as_str()) {
+            let message = format!("two tasks are called {}", task.name);
+            return refuse(format!("{field}.name"), message, "rename one");
+        }
+        if task.command.is_empty() {
+            return refuse(format!("{field}.command"), "is empty", "");
+        }
+        if task.touch && task.creates.is_none() {
+            let hint = "name the file to be made";
+            return refuse(format!("{field}.touch"), "needs creates", hint);
+        }
+    }
+    Ok(())
+}
+
+fn check_health(file: &ServiceFile) -> Check {
     let Some(health) = &file.health else {
         return Ok(());
     };

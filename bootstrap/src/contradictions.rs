@@ -180,50 +180,11 @@ fn check_clusters(file: &DeploymentFile) -> Check {
     check_unique("cluster", "clusters are called", names)?;
     for (c, cluster) in file.cluster.iter().enumerate() {
         let field = format!("cluster[{c}]");
-        let mut numbers = BTreeSet::new();
-        let mut primary: Option<u32> = None;
-        for (m, member) in cluster.member.iter().enumerate() {
-            let field = format!("{field}.member[{m}]");
-            let right = (1..=9999).contains(&member.seq);
-            if !right || !numbers.insert(member.seq) {
-                let complaint = if right {
-                    "taken twice"
-                } else {
-                    "not in 1 to 9999"
-                };
-                let message = format!("seq {} is {complaint}", member.seq);
-                let hint = format!("each member of {} needs its own number", cluster.name);
-                return Err(Invalid::new(
-                    "FR-DEPLOYMENT-SEQ",
-                    format!("{field}.seq"),
-                    message,
-                    hint,
-                ));
-            }
-            if member.role == MemberRole::Primary
-                && let Some(first) = primary.replace(member.seq)
-            {
-                let message = format!(
-                    "{0}-{first} and {0}-{1} are both primary",
-                    cluster.name, member.seq
-                );
-                let hint = "make all but one a replica";
-                return Err(Invalid::new(
-                    "FR-DEPLOYMENT-PRIMARY",
-                    format!("{field}.role"),
-                    message,
-                    hint,
-                ));
-            }
-        }
-        if primary.is_none() {
+        if check_members(&field, cluster)?.is_none() {
             return Err(no_primary(c, &cluster.name));
         }
-        check_unique(
-            &format!("{field}.user"),
-            "users are called",
-            cluster.user.iter().map(|u| u.name.as_str()),
-        )?;
+        let users = cluster.user.iter().map(|user| user.name.as_str());
+        check_unique(&format!("{field}.user"), "users are called", users)?;
         let databases = cluster
             .database
             .iter()
@@ -236,6 +197,37 @@ fn check_clusters(file: &DeploymentFile) -> Check {
         check_owners(&field, cluster)?;
     }
     Ok(())
+}
+
+/// Number of the primary, if there is one.
+fn check_members(field: &str, cluster: &ClusterFile) -> Result<Option<u32>, Box<Invalid>> {
+    let mut numbers = BTreeSet::new();
+    let mut primary: Option<u32> = None;
+    for (m, member) in cluster.member.iter().enumerate() {
+        let field = format!("{field}.member[{m}]");
+        let right = (1..=9999).contains(&member.seq);
+        if !right || !numbers.insert(member.seq) {
+            let complaint = if right {
+                "taken twice"
+            } else {
+                "not in 1 to 9999"
+            };
+            let message = format!("seq {} is {complaint}", member.seq);
+            let hint = format!("each member of {} needs its own number", cluster.name);
+            let field = format!("{field}.seq");
+            return Err(Invalid::new("FR-DEPLOYMENT-SEQ", field, message, hint));
+        }
+        if member.role == MemberRole::Primary
+            && let Some(first) = primary.replace(member.seq)
+        {
+            let (name, second) = (&cluster.name, member.seq);
+            let message = format!("{name}-{first} and {name}-{second} are both primary");
+            let hint = "make all but one a replica";
+            let field = format!("{field}.role");
+            return Err(Invalid::new("FR-DEPLOYMENT-PRIMARY", field, message, hint));
+        }
+    }
+    Ok(primary)
 }
 
 fn check_owners(field: &str, cluster: &ClusterFile) -> Check {

@@ -70,6 +70,7 @@ fn look() -> Result<Option<Raw>> {
     }
     let kept = Path::new(KEPT_COPY);
     if kept.exists() {
+        log::info!("no source of metadata is there; using the copy kept in {KEPT_COPY}");
         return read_kept(&read_text(kept)?).map(Some);
     }
     Ok(None)

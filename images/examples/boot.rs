@@ -1,6 +1,7 @@
 //! Boots copies of an image side by side on a switch and shows what they say:
 //! `boot TOOLS_TREE IMAGE RUN_DIR SECONDS [SEED…]`, one machine for each seed (none: one machine).
-//! A seed is a volume, or a folder with `user-data`, `meta-data` and perhaps `network-config`.
+//! A seed is a volume, or a folder with `user-data`, `meta-data` and perhaps `network-config`; `=MAC,MAC` behind it
+//! sets the machine's hardware addresses. For measurements: `BOOT_CPUS`, `BOOT_CACHE=writeback`.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -53,8 +54,17 @@ fn run(
     let count = seeds.len().max(1);
     let mut machines = Vec::new();
     for n in 0..count {
-        let seed = seeds.get(n).map(|path| seed(tools, path, run_dir, n));
-        machines.push(machine(n, image, seed.transpose()?));
+        let word = seeds.get(n).map(String::as_str);
+        let (path, macs) = word.map_or((None, None), |word| match word.split_once('=') {
+            Some((path, macs)) => (Some(path), macs.split_once(',')),
+            None => (Some(word), None),
+        });
+        let seed = path.map(|path| seed(tools, path, run_dir, n));
+        let mut machine = machine(n, image, seed.transpose()?);
+        if let Some((user, private)) = macs {
+            (machine.mac_user, machine.mac_private) = (user.to_owned(), private.to_owned());
+        }
+        machines.push(machine);
     }
     let mut fleet = Fleet::start(machines, &host)?;
     for machine in &fleet.machines {
@@ -83,7 +93,7 @@ fn machine(n: usize, image: &Path, seed: Option<PathBuf>) -> Machine {
     let raw = image.extension().is_some_and(|e| e == "raw");
     Machine {
         name: format!("m{n}"),
-        cpus: 2,
+        cpus: std::env::var("BOOT_CPUS").map_or(2, |n| n.parse().unwrap_or(2)),
         memory_mib: 2048,
         image: image.to_owned(),
         image_format: if raw {
@@ -93,7 +103,10 @@ fn machine(n: usize, image: &Path, seed: Option<PathBuf>) -> Machine {
         },
         disk_mib: Some(8192),
         data_mib: None,
-        disk_cache: DiskCache::Unsafe,
+        disk_cache: match std::env::var("BOOT_CACHE").as_deref() {
+            Ok("writeback") => DiskCache::Writeback,
+            _ => DiskCache::Unsafe,
+        },
         seed,
         mac_user: format!("52:54:00:00:00:{n:02x}"),
         mac_private: format!("52:54:00:00:01:{n:02x}"),

@@ -14,7 +14,7 @@ pub struct Falsify {
     /// Part of the request's path.
     pub needle: String,
     /// Changes the body.
-    pub change: fn(&mut Vec<u8>),
+    pub change: fn(Vec<u8>) -> Vec<u8>,
 }
 
 /// A running proxy; it ends with the process.
@@ -60,7 +60,7 @@ fn serve(mut stream: TcpStream, upstream: &str, falsify: Option<&Falsify>) -> Op
     let status = response.status().as_u16();
     let mut body = response.bytes().ok()?.to_vec();
     if let Some(falsify) = falsify.filter(|falsify| path.contains(&falsify.needle)) {
-        (falsify.change)(&mut body);
+        body = (falsify.change)(body);
     }
     let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     stream.write_all(head.as_bytes()).ok()?;

@@ -16,7 +16,7 @@ pub fn partition(partition: &Partition, unique: &str) {
         Ok(Some(sectors)) => log::info(&format!(
             "grew {} to {} MiB",
             partition.name,
-            sectors * gpt::SECTOR as u64 >> 20
+            (sectors * gpt::SECTOR as u64) >> 20
         )),
         Ok(None) => {}
         Err(e) => log::say(

@@ -136,14 +136,15 @@ pub fn archives(world: &World) -> Result<()> {
 }
 
 /// Changes a date inside the signed text, so that everything but the signature still fits.
-fn change_release(body: &mut Vec<u8>) {
-    let text = String::from_utf8_lossy(body).replacen("Suite: stable", "Suite: stabel", 1).replacen("Origin: Debian", "Origin: Debain", 1);
-    *body = text.into_bytes();
+fn change_release(body: Vec<u8>) -> Vec<u8> {
+    let text = String::from_utf8_lossy(&body).replacen("Suite: stable", "Suite: stabel", 1);
+    text.replacen("Origin: Debian", "Origin: Debain", 1).into_bytes()
 }
 
-fn flip_middle(body: &mut Vec<u8>) {
+fn flip_middle(mut body: Vec<u8>) -> Vec<u8> {
     let middle = body.len() / 2;
     body[middle] ^= 1;
+    body
 }
 
 /// Half a tarball: `verify` and `install` refuse it, and the target stays as it was.
