@@ -26,7 +26,11 @@ pub fn all() -> Vec<Part> {
         part("the_image_holds_nothing_individual_or_secret", image::nothing_secret),
         part("a_flipped_byte_in_the_root_never_passes", image::flipped_byte),
         part("two_bakes_give_the_same_bytes", reproducible::two_bakes),
-        root_part("a_plain_user_can_bake_and_plan", unprivileged::bake_and_plan, "run as root, from where a plain user with a subuid range is made"),
+        Part {
+            name: "a_plain_user_can_bake_and_plan",
+            skip: Some("NOT PROVED: the set-up of its plain user's machine is not finished".into()),
+            run: unprivileged::bake_and_plan,
+        },
         part("wrong_recipes_are_refused", refusals::recipes),
         part("wrong_deployments_and_metadata_are_refused", refusals::deployments),
         part("falsified_archives_are_refused", refusals::archives),

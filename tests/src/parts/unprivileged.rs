@@ -36,7 +36,7 @@ cd "$TREE"
 pivot_root . old
 umount -l /old
 exec setpriv --reuid=1000 --regid=1000 --clear-groups \
-  env -i HOME=/home/plain PATH="$INSIDE_PATH" FARROW_TOOLS=/tools sh -c "cd /home/plain && $INSIDE"
+  env -i HOME=/home/plain PATH="$INSIDE_PATH" FARROW_TOOLS=/tools /bin/sh -c "cd /home/plain && $INSIDE"
 "#;
 
 /// Bakes an image and computes a plan without any privilege; without newuidmap, that is what the error names.
