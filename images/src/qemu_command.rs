@@ -19,8 +19,12 @@ pub(crate) const OVMF_VARS: &str = "usr/share/OVMF/OVMF_VARS_4M.fd";
 /// The SMBIOS string (type 11) whose value systemd-stub adds to the kernel's command line (systemd-stub(7)).
 const KERNEL_EXTRA: &str = "io.systemd.stub.kernel-cmdline-extra";
 
-/// What spares a translated kernel work that has no use there: the guest is no one's neighbour on a processor.
-const TCG_KERNEL_ARGUMENTS: &str = "mitigations=off";
+/// What spares a translated kernel work or errors. `mitigations=off`: the guest shares its processor with nobody.
+/// `tsc=reliable`: on a busy host the kernel otherwise finds the time stamp counter skewed and falls back to a timer
+/// that costs an exit for each look at the clock. `no_timer_check`: the same for the start. `modules_load=`: the
+/// network's driver before the coldplug of all devices, at whose end it comes otherwise, ten seconds later.
+const TCG_KERNEL_ARGUMENTS: &str =
+    "mitigations=off tsc=reliable no_timer_check modules_load=virtio_net";
 
 /// The virtio port on which a machine reports its status, one JSON document a line.
 pub const STATUS_PORT: &str = "farrow.status";
