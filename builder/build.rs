@@ -15,23 +15,37 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("set by cargo"));
     let target = env::var("TARGET").expect("set by cargo");
     let workspace = manifest.parent().expect("builder is in a workspace");
-    for watched in ["bootstrap/src", "bootstrap/Cargo.toml", "bootstrap/systemd", "Cargo.toml"] {
-        println!("cargo::rerun-if-changed={}", workspace.join(watched).display());
+    for watched in [
+        "bootstrap/src",
+        "bootstrap/Cargo.toml",
+        "bootstrap/systemd",
+        "Cargo.toml",
+    ] {
+        println!(
+            "cargo::rerun-if-changed={}",
+            workspace.join(watched).display()
+        );
     }
     let embedded = out.join("recipes");
     let _ = fs::remove_dir_all(&embedded);
     copy_recipes(&workspace.join("recipes"), &embedded);
     build(workspace, &out.join("static"), &target);
     for name in BINARIES {
-        let built = out.join("static").join(&target).join("bootstrap").join(name);
-        fs::copy(&built, out.join(name)).unwrap_or_else(|e| panic!("cannot copy {}: {e}", built.display()));
+        let built = out
+            .join("static")
+            .join(&target)
+            .join("bootstrap")
+            .join(name);
+        fs::copy(&built, out.join(name))
+            .unwrap_or_else(|e| panic!("cannot copy {}: {e}", built.display()));
     }
 }
 
 /// Copies what is carried inside: everything but the locks that people's own runs leave beside recipes.
 fn copy_recipes(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("OUT_DIR is writable");
-    let entries = fs::read_dir(from).unwrap_or_else(|e| panic!("cannot read {}: {e}", from.display()));
+    let entries =
+        fs::read_dir(from).unwrap_or_else(|e| panic!("cannot read {}: {e}", from.display()));
     for entry in entries {
         let path = entry.expect("readable").path();
         let name = path.file_name().expect("has a name").to_owned();
@@ -49,7 +63,17 @@ fn build(workspace: &Path, folder: &Path, target: &str) {
     let mut cargo = Command::new(env::var_os("CARGO").expect("set by cargo"));
     cargo
         .current_dir(workspace)
-        .args(["build", "--package", "bootstrap", "--bins", "--profile", "bootstrap", "--locked", "--target", target])
+        .args([
+            "build",
+            "--package",
+            "bootstrap",
+            "--bins",
+            "--profile",
+            "bootstrap",
+            "--locked",
+            "--target",
+            target,
+        ])
         .arg("--target-dir")
         .arg(folder)
         .env("RUSTFLAGS", "-C target-feature=+crt-static")

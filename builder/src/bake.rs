@@ -23,12 +23,12 @@ use crate::stages;
 
 /// Size of `/var` in an image when the recipe names none, in MiB; it grows on the machine.
 const VAR_MIB: u64 = 256;
-/// Kernel arguments of every image:
-/// - An emulator on a busy host may deliver the timer interrupts, by which the kernel checks its timer, too late; without
-///   `no_timer_check` the kernel takes that for broken hardware and panics.
-/// - The initrd has mounted everything; systemd-gpt-auto-generator would mount the ESP and wait for it.
-/// - Nothing individual is kept on the ESP, so no random seed either; virtual machines have virtio-rng.
-const KERNEL_ARGUMENTS: [&str; 3] = ["no_timer_check", "systemd.gpt_auto=0", "systemd.mask=systemd-boot-random-seed.service"];
+/// Kernel arguments of every image: the initrd has mounted everything, so systemd-gpt-auto-generator would only mount the
+/// ESP and wait for it; and nothing individual is kept on the ESP, so no random seed either.
+const KERNEL_ARGUMENTS: [&str; 2] = [
+    "systemd.gpt_auto=0",
+    "systemd.mask=systemd-boot-random-seed.service",
+];
 /// Where the catalogue is in an image.
 const SERVICES: &str = "/usr/lib/farrow/services";
 /// The service that keeps the whole set of what starts by itself.
@@ -49,7 +49,9 @@ impl Baked {
     /// The file of a kind, such as `image-qcow2`.
     pub fn path(&self, kind: &str) -> Result<PathBuf> {
         let found = self.artifacts.iter().find(|(known, _)| known == kind);
-        found.map(|(_, path)| path.clone()).ok_or_else(|| Diagnostic::failed("FR-IMAGE-FORMAT", format!("the bake made no {kind}")))
+        found.map(|(_, path)| path.clone()).ok_or_else(|| {
+            Diagnostic::failed("FR-IMAGE-FORMAT", format!("the bake made no {kind}"))
+        })
     }
 }
 
@@ -66,12 +68,23 @@ pub fn image_progress<'a>(stage: &'a Stage<'_>) -> impl Fn(Progress) + Sync + 'a
     move |report| match report {
         Progress::Started { stage: name, .. } => stage.step(name),
         Progress::Advanced { stage: name, done } => stage.items(done, 0, name),
-        Progress::Finished { stage: name, seconds, .. } => stage.step(&format!("{name} took {seconds:.1} s")),
+        Progress::Finished {
+            stage: name,
+            seconds,
+            ..
+        } => stage.step(&format!("{name} took {seconds:.1} s")),
     }
 }
 
 /// Bakes the formats of one recipe into `out`.
-pub fn image(session: &Session, recipe: &Recipe, repository: &Path, tools: &ToolsTree, formats: &[ImageFormat], out: &Path) -> Result<Baked> {
+pub fn image(
+    session: &Session,
+    recipe: &Recipe,
+    repository: &Path,
+    tools: &ToolsTree,
+    formats: &[ImageFormat],
+    out: &Path,
+) -> Result<Baked> {
     let source = open(repository, recipe)?;
     interrupt::clean_on_interrupt(out);
     interrupt::clean_on_interrupt(&session.paths.cache);
@@ -81,19 +94,36 @@ pub fn image(session: &Session, recipe: &Recipe, repository: &Path, tools: &Tool
         let report = image_progress(stage);
         let reused = std::sync::atomic::AtomicBool::new(false);
         let watch = |event: Progress| {
-            if matches!(event, Progress::Finished { stage: "root", reused: true, .. }) {
+            if matches!(
+                event,
+                Progress::Finished {
+                    stage: "root",
+                    reused: true,
+                    ..
+                }
+            ) {
                 reused.store(true, std::sync::atomic::Ordering::Relaxed);
             }
             report(event);
         };
         let tree = root::build(&input, &session.paths.cache, &watch)?;
-        Ok(Done { value: tree, reused: reused.into_inner() })
+        Ok(Done {
+            value: tree,
+            reused: reused.into_inner(),
+        })
     })?;
-    let mut baked = Baked { artifacts: Vec::new() };
+    let mut baked = Baked {
+        artifacts: Vec::new(),
+    };
     if formats.contains(&ImageFormat::Tar) {
-        baked.artifacts.push(("image-tar".into(), tar(session, recipe, &tree, tools, out)?));
+        baked
+            .artifacts
+            .push(("image-tar".into(), tar(session, recipe, &tree, tools, out)?));
     }
-    let disks: Vec<Format> = formats.iter().filter_map(|format| disk_format(*format)).collect();
+    let disks: Vec<Format> = formats
+        .iter()
+        .filter_map(|format| disk_format(*format))
+        .collect();
     if !disks.is_empty() {
         let input = disk_input(recipe, &source, &closure, &tree, disks)?;
         disk_images(session, &input, tools, out, &mut baked)?;
@@ -110,9 +140,15 @@ fn disk_format(format: ImageFormat) -> Option<Format> {
 }
 
 fn root_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage]) -> Result<RootInput> {
-    let (before, after): (Vec<_>, Vec<_>) = recipe.files.iter().partition(|file| file.phase == Phase::BeforePackages);
+    let (before, after): (Vec<_>, Vec<_>) = recipe
+        .files
+        .iter()
+        .partition(|file| file.phase == Phase::BeforePackages);
     let mut files_after: Vec<FileEntry> = after.into_iter().map(recipe_file).collect();
-    if closure.iter().any(|chosen| chosen.package.name == "systemd") {
+    if closure
+        .iter()
+        .any(|chosen| chosen.package.name == "systemd")
+    {
         files_after.extend(bootstrap_files(recipe, source)?);
     }
     Ok(RootInput {
@@ -145,7 +181,13 @@ fn recipe_file(file: &crate::recipe::File) -> FileEntry {
 }
 
 fn regular(path: &str, mode: u32, content: &[u8]) -> FileEntry {
-    FileEntry { path: path.into(), mode, uid: 0, gid: 0, kind: Content::File(content.to_vec()) }
+    FileEntry {
+        path: path.into(),
+        mode,
+        uid: 0,
+        gid: 0,
+        kind: Content::File(content.to_vec()),
+    }
 }
 
 fn system_user(user: &crate::recipe::User) -> SystemUser {
@@ -170,27 +212,68 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
     });
     let mut files = vec![
         regular("/usr/bin/farrow-bootstrap", 0o755, embedded::BOOTSTRAP),
-        regular("/usr/lib/systemd/system/farrow-bootstrap.service", 0o644, embedded::BOOTSTRAP_UNIT.as_bytes()),
+        regular(
+            "/usr/lib/systemd/system/farrow-bootstrap.service",
+            0o644,
+            embedded::BOOTSTRAP_UNIT.as_bytes(),
+        ),
         // The mount point of the embedded repository; the root is read-only when it is mounted.
-        FileEntry { path: format!("/www/{}", recipe.repository), mode: 0o755, uid: 0, gid: 0, kind: Content::Directory },
-        regular("/usr/lib/farrow/image.json", 0o644, format!("{identity:#}\n").as_bytes()),
-        FileEntry { path: WANTS.into(), mode: 0o777, uid: 0, gid: 0, kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()) },
+        FileEntry {
+            path: format!("/www/{}", recipe.repository),
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            kind: Content::Directory,
+        },
+        regular(
+            "/usr/lib/farrow/image.json",
+            0o644,
+            format!("{identity:#}\n").as_bytes(),
+        ),
+        FileEntry {
+            path: WANTS.into(),
+            mode: 0o777,
+            uid: 0,
+            gid: 0,
+            kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()),
+        },
     ];
     let catalogue = embedded::catalogue();
-    let known: Vec<&str> = catalogue.iter().filter_map(|(path, _)| path.split('/').next()).collect();
-    if let Some(unknown) = recipe.services.iter().flatten().find(|name| !known.contains(&name.as_str())) {
-        return Err(Diagnostic::invalid("FR-RECIPE-SERVICE", format!("the catalogue has no service `{unknown}`")));
+    let known: Vec<&str> = catalogue
+        .iter()
+        .filter_map(|(path, _)| path.split('/').next())
+        .collect();
+    if let Some(unknown) = recipe
+        .services
+        .iter()
+        .flatten()
+        .find(|name| !known.contains(&name.as_str()))
+    {
+        return Err(Diagnostic::invalid(
+            "FR-RECIPE-SERVICE",
+            format!("the catalogue has no service `{unknown}`"),
+        ));
     }
     for (path, content) in &catalogue {
         let name = path.split('/').next().unwrap_or_default();
-        if recipe.services.as_ref().is_none_or(|wanted| wanted.iter().any(|service| service == name)) {
+        if recipe
+            .services
+            .as_ref()
+            .is_none_or(|wanted| wanted.iter().any(|service| service == name))
+        {
             files.push(regular(&format!("{SERVICES}/{path}"), 0o644, content));
         }
     }
     Ok(files)
 }
 
-fn disk_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage], tree: &RootTree, formats: Vec<Format>) -> Result<DiskInput> {
+fn disk_input(
+    recipe: &Recipe,
+    source: &Source,
+    closure: &[ClosurePackage],
+    tree: &RootTree,
+    formats: Vec<Format>,
+) -> Result<DiskInput> {
     let repository = recipe.embed.then(|| disk::Repository {
         path: source.repository.path().to_owned(),
         digest: source.repository.manifest().to_string(),
@@ -225,8 +308,12 @@ fn disk_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage], tree
 }
 
 fn kernel_arguments(recipe: &Recipe) -> Vec<String> {
-    let base = disk::CONSOLES.iter().chain(&KERNEL_ARGUMENTS).map(|argument| (*argument).to_owned());
-    base.chain(recipe.image.kernel_arguments.iter().cloned()).collect()
+    let base = disk::CONSOLES
+        .iter()
+        .chain(&KERNEL_ARGUMENTS)
+        .map(|argument| (*argument).to_owned());
+    base.chain(recipe.image.kernel_arguments.iter().cloned())
+        .collect()
 }
 
 /// Digest of everything that the disk images depend on.
@@ -248,23 +335,47 @@ fn inputs_digest(input: &DiskInput, tools: &ToolsTree) -> String {
 }
 
 /// Writes the images, unless `out` holds those of the same inputs, intact.
-fn disk_images(session: &Session, input: &DiskInput, tools: &ToolsTree, out: &Path, baked: &mut Baked) -> Result<()> {
+fn disk_images(
+    session: &Session,
+    input: &DiskInput,
+    tools: &ToolsTree,
+    out: &Path,
+    baked: &mut Baked,
+) -> Result<()> {
     let manifest = out.join(format!("{}.manifest.json", input.name));
     let stamp = out.join(format!("{}.inputs", input.name));
     let inputs = inputs_digest(input, tools);
     let artifacts = session.stage("image", |stage| {
         if std::fs::read_to_string(&stamp).is_ok_and(|text| text.trim() == inputs)
             && let Ok(manifest) = manifest::Manifest::read(&manifest)
-            && manifest.artifacts.iter().all(|artifact| is_whole(artifact, out))
+            && manifest
+                .artifacts
+                .iter()
+                .all(|artifact| is_whole(artifact, out))
         {
             return Ok(Done::reused(manifest.artifacts));
         }
-        let made = disk::build(input, tools, &session.paths.cache, out, &image_progress(stage))?;
+        let made = disk::build(
+            input,
+            tools,
+            &session.paths.cache,
+            out,
+            &image_progress(stage),
+        )?;
         write_file(&stamp, format!("{inputs}\n").as_bytes(), 0o644)?;
         Ok(Done::made(made.artifacts))
     })?;
-    for Artifact { kind, path, sha256, size } in artifacts {
-        let (kind, path) = (format!("image-{kind}"), out.join(path.file_name().unwrap_or_default()));
+    for Artifact {
+        kind,
+        path,
+        sha256,
+        size,
+    } in artifacts
+    {
+        let (kind, path) = (
+            format!("image-{kind}"),
+            out.join(path.file_name().unwrap_or_default()),
+        );
         session.add_artifact(&kind, &path, &sha256, size);
         baked.artifacts.push((kind, path));
     }
@@ -274,10 +385,17 @@ fn disk_images(session: &Session, input: &DiskInput, tools: &ToolsTree, out: &Pa
 /// Whether an artefact is there with its size. Reading gigabytes for their digest is `farrow image verify`'s business;
 /// a machine that boots checks each block that it reads.
 fn is_whole(artifact: &Artifact, out: &Path) -> bool {
-    std::fs::metadata(out.join(&artifact.path)).is_ok_and(|metadata| metadata.len() == artifact.size)
+    std::fs::metadata(out.join(&artifact.path))
+        .is_ok_and(|metadata| metadata.len() == artifact.size)
 }
 
-fn tar(session: &Session, recipe: &Recipe, tree: &RootTree, tools: &ToolsTree, out: &Path) -> Result<PathBuf> {
+fn tar(
+    session: &Session,
+    recipe: &Recipe,
+    tree: &RootTree,
+    tools: &ToolsTree,
+    out: &Path,
+) -> Result<PathBuf> {
     let path = out.join(format!("{}.tar", recipe.name));
     session.stage("tar", |stage| {
         stage.step("packing the tree");

@@ -61,7 +61,9 @@ pub enum Color {
 
 fn parse_mirror(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((archive, url)) if !archive.is_empty() && url.contains("://") => Ok((archive.into(), url.into())),
+        Some((archive, url)) if !archive.is_empty() && url.contains("://") => {
+            Ok((archive.into(), url.into()))
+        }
         _ => Err("expected ARCHIVE=URL, such as debian=http://mirror.example/debian".into()),
     }
 }
@@ -114,7 +116,10 @@ impl Command {
     /// Whether the command makes things that an interruption must not leave half-done. `tools` gives the terminal to
     /// a program, which a supervisor in between would disturb.
     pub fn is_supervised(&self) -> bool {
-        !matches!(self, Command::Tools(_) | Command::Completions { .. } | Command::Man { .. })
+        !matches!(
+            self,
+            Command::Tools(_) | Command::Completions { .. } | Command::Man { .. }
+        )
     }
 }
 
@@ -317,7 +322,9 @@ pub struct ToolsArgs {
 
 fn parse_bind(text: &str) -> Result<(PathBuf, PathBuf), String> {
     match text.split_once(':') {
-        Some((host, inside)) if !host.is_empty() && inside.starts_with('/') => Ok((host.into(), inside.into())),
+        Some((host, inside)) if !host.is_empty() && inside.starts_with('/') => {
+            Ok((host.into(), inside.into()))
+        }
         _ => Err("expected HOST:INSIDE with an absolute path inside".into()),
     }
 }

@@ -6,10 +6,10 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use bootstrap::secrets::{ClusterSecret, DeploymentSecret, cluster_secret, password};
 use bootstrap::Deployment;
 use bootstrap::deployment::Machine;
 use bootstrap::fragment::Check;
+use bootstrap::secrets::{ClusterSecret, DeploymentSecret, cluster_secret, password};
 use sha2::{Digest, Sha256};
 
 use crate::commands::write_file;
@@ -48,9 +48,14 @@ pub struct Seed {
 pub fn load(argument: &str) -> Result<Loaded> {
     let path = Path::new(argument);
     let (shown, text) = if path.is_file() {
-        (argument.to_owned(), fs::read_to_string(path).map_err(|e| Diagnostic::io("read", path, e))?)
+        (
+            argument.to_owned(),
+            fs::read_to_string(path).map_err(|e| Diagnostic::io("read", path, e))?,
+        )
     } else {
-        let name = argument.strip_prefix("recipes/deployments/").unwrap_or(argument);
+        let name = argument
+            .strip_prefix("recipes/deployments/")
+            .unwrap_or(argument);
         let name = name.strip_suffix(".toml").unwrap_or(name);
         match embedded::deployment(name) {
             Some(text) => (format!("recipes/deployments/{name}.toml"), text.to_owned()),
@@ -64,20 +69,35 @@ pub fn load(argument: &str) -> Result<Loaded> {
 }
 
 fn not_found(argument: &str) -> Diagnostic {
-    Diagnostic::invalid("FR-DEPLOYMENT-NOTFOUND", format!("no deployment `{argument}`: neither a file nor one that farrow ships"))
-        .with_hint(format!("farrow ships: {}", embedded::deployment_names().join(", ")))
+    Diagnostic::invalid(
+        "FR-DEPLOYMENT-NOTFOUND",
+        format!("no deployment `{argument}`: neither a file nor one that farrow ships"),
+    )
+    .with_hint(format!(
+        "farrow ships: {}",
+        embedded::deployment_names().join(", ")
+    ))
 }
 
 /// A bootstrap error about a text that the user wrote.
 pub fn from_bootstrap(error: &bootstrap::Error, shown: &str, text: &str) -> Diagnostic {
     let mut found = Diagnostic::invalid(error.code(), error.to_string());
     found.hint = error.hint();
-    found.at(shown, text, error.position().map(|position| position.span.clone()))
+    found.at(
+        shown,
+        text,
+        error.position().map(|position| position.span.clone()),
+    )
 }
 
 /// The deployment's secret, made at the first use and kept in the state folder, readable by its owner alone.
 pub fn secret(session: &Session, deployment: &Deployment) -> Result<DeploymentSecret> {
-    let path = session.paths.state.join("deployments").join(deployment.name.to_string()).join("secret");
+    let path = session
+        .paths
+        .state
+        .join("deployments")
+        .join(deployment.name.to_string())
+        .join("secret");
     if !path.exists() {
         let mut bytes = [0; 32];
         fs::File::open("/dev/urandom")
@@ -88,38 +108,76 @@ pub fn secret(session: &Session, deployment: &Deployment) -> Result<DeploymentSe
     }
     let text = fs::read_to_string(&path).map_err(|e| Diagnostic::io("read", &path, e))?;
     DeploymentSecret::from_hex(text.trim()).map_err(|error| {
-        Diagnostic::failed("FR-SECRET", format!("{}: {error}", path.display())).with_hint("restore it from a backup; without it the passwords of running machines are lost")
+        Diagnostic::failed("FR-SECRET", format!("{}: {error}", path.display())).with_hint(
+            "restore it from a backup; without it the passwords of running machines are lost",
+        )
     })
 }
 
 /// The seed of every machine; `checks` are commands that a machine runs once it is ready.
-pub fn seeds(loaded: &Loaded, secret: &DeploymentSecret, checks: &[(String, String)]) -> Result<Vec<Seed>> {
+pub fn seeds(
+    loaded: &Loaded,
+    secret: &DeploymentSecret,
+    checks: &[(String, String)],
+) -> Result<Vec<Seed>> {
     let machines = loaded.deployment.machines();
     for (node, _) in checks {
-        if !machines.iter().any(|machine| machine.name.to_string() == *node) {
-            let names: Vec<String> = machines.iter().map(|machine| machine.name.to_string()).collect();
-            return Err(Diagnostic::invalid("FR-DEPLOYMENT-NODE", format!("--check names `{node}`, which the deployment does not have"))
-                .with_hint(format!("its machines are: {}", names.join(", "))));
+        if !machines
+            .iter()
+            .any(|machine| machine.name.to_string() == *node)
+        {
+            let names: Vec<String> = machines
+                .iter()
+                .map(|machine| machine.name.to_string())
+                .collect();
+            return Err(Diagnostic::invalid(
+                "FR-DEPLOYMENT-NODE",
+                format!("--check names `{node}`, which the deployment does not have"),
+            )
+            .with_hint(format!("its machines are: {}", names.join(", "))));
         }
     }
-    machines.iter().map(|machine| seed(loaded, machine, secret, checks)).collect()
+    machines
+        .iter()
+        .map(|machine| seed(loaded, machine, secret, checks))
+        .collect()
 }
 
-fn seed(loaded: &Loaded, machine: &Machine, secret: &DeploymentSecret, checks: &[(String, String)]) -> Result<Seed> {
+fn seed(
+    loaded: &Loaded,
+    machine: &Machine,
+    secret: &DeploymentSecret,
+    checks: &[(String, String)],
+) -> Result<Seed> {
     let name = machine.name.to_string();
     let own: Vec<Check> = checks
         .iter()
         .filter(|(node, _)| *node == name)
         .enumerate()
-        .map(|(index, (_, command))| Check { name: format!("check-{}", index + 1), command: command.clone(), timeout_seconds: 120 })
+        .map(|(index, (_, command))| Check {
+            name: format!("check-{}", index + 1),
+            command: command.clone(),
+            timeout_seconds: 120,
+        })
         .collect();
-    let fragment = bootstrap::seed::node_fragment(&loaded.deployment, &name, secret, GENERATION, &own)
-        .map_err(|error| Diagnostic::failed(error.code(), error.to_string()))?;
+    let fragment =
+        bootstrap::seed::node_fragment(&loaded.deployment, &name, secret, GENERATION, &own)
+            .map_err(|error| Diagnostic::failed(error.code(), error.to_string()))?;
     let macs = Macs::of(&loaded.deployment, machine);
     let prefix = loaded.deployment.network.subnet.prefix();
     let interfaces = [
-        bootstrap::seed::Interface { id: "user".into(), mac: macs.user, addresses: vec![USER_NETWORK_ADDRESS.into()], dhcp4: false },
-        bootstrap::seed::Interface { id: "private".into(), mac: macs.private, addresses: vec![format!("{}/{prefix}", machine.address)], dhcp4: false },
+        bootstrap::seed::Interface {
+            id: "user".into(),
+            mac: macs.user,
+            addresses: vec![USER_NETWORK_ADDRESS.into()],
+            dhcp4: false,
+        },
+        bootstrap::seed::Interface {
+            id: "private".into(),
+            mac: macs.private,
+            addresses: vec![format!("{}/{prefix}", machine.address)],
+            dhcp4: false,
+        },
     ];
     Ok(Seed {
         user_data: bootstrap::seed::user_data(&loaded.text, &fragment),
@@ -141,26 +199,48 @@ impl Macs {
     /// The addresses of a machine, the same in its seed and in QEMU's arguments.
     pub fn of(deployment: &Deployment, machine: &Machine) -> Self {
         let digest = Sha256::digest(format!("{} {}", deployment.name, machine.address));
-        let mac = |last: u8| format!("52:54:00:{:02x}:{:02x}:{:02x}", digest[0], digest[1], (digest[2] & 0xfe) | last);
-        Self { user: mac(0), private: mac(1) }
+        let mac = |last: u8| {
+            format!(
+                "52:54:00:{:02x}:{:02x}:{:02x}",
+                digest[0],
+                digest[1],
+                (digest[2] & 0xfe) | last
+            )
+        };
+        Self {
+            user: mac(0),
+            private: mac(1),
+        }
     }
 }
 
 /// Writes the passwords that the operator needs: per cluster and user. Readable by its owner alone.
-pub fn write_credentials(path: &Path, deployment: &Deployment, secret: &DeploymentSecret) -> Result<()> {
+pub fn write_credentials(
+    path: &Path,
+    deployment: &Deployment,
+    secret: &DeploymentSecret,
+) -> Result<()> {
     let mut clusters = BTreeMap::new();
     for cluster in &deployment.clusters {
         let own = cluster_secret(secret, GENERATION, &cluster.name.to_string());
         let names = cluster.users.iter().map(|user| user.name.to_string());
-        let names = PLATFORM_USERS.iter().map(|name| (*name).to_owned()).chain(names);
+        let names = PLATFORM_USERS
+            .iter()
+            .map(|name| (*name).to_owned())
+            .chain(names);
         clusters.insert(cluster.name.to_string(), passwords(&own, names));
     }
     let document = serde_json::json!({"schema": 1, "deployment": deployment.name.to_string(), "clusters": clusters});
     write_file(path, format!("{document:#}\n").as_bytes(), 0o600)
 }
 
-fn passwords(secret: &ClusterSecret, names: impl Iterator<Item = String>) -> BTreeMap<String, String> {
-    names.map(|name| (name.clone(), password(secret, GENERATION, &name))).collect()
+fn passwords(
+    secret: &ClusterSecret,
+    names: impl Iterator<Item = String>,
+) -> BTreeMap<String, String> {
+    names
+        .map(|name| (name.clone(), password(secret, GENERATION, &name)))
+        .collect()
 }
 
 /// Writes each seed into a folder of its own, readable by its owner alone; returns the folders.
@@ -171,8 +251,13 @@ pub fn write_seeds(out: &Path, seeds: &[Seed]) -> Result<Vec<PathBuf>> {
         .map(|seed| {
             let dir = out.join(&seed.machine);
             fs::create_dir_all(&dir).map_err(|e| Diagnostic::io("create", &dir, e))?;
-            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(|e| Diagnostic::io("protect", &dir, e))?;
-            for (name, text) in [("user-data", &seed.user_data), ("meta-data", &seed.meta_data), ("network-config", &seed.network_config)] {
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700))
+                .map_err(|e| Diagnostic::io("protect", &dir, e))?;
+            for (name, text) in [
+                ("user-data", &seed.user_data),
+                ("meta-data", &seed.meta_data),
+                ("network-config", &seed.network_config),
+            ] {
                 write_file(&dir.join(name), text.as_bytes(), 0o600)?;
             }
             Ok(dir)

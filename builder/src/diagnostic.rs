@@ -67,7 +67,9 @@ impl Diagnostic {
             format!("cannot {action} {}: {error}", path.display()),
         );
         match error.raw_os_error() {
-            Some(nix::libc::ENOSPC) => found.with_hint("free some space there, or choose another place with --out or FARROW_CACHE"),
+            Some(nix::libc::ENOSPC) => found.with_hint(
+                "free some space there, or choose another place with --out or FARROW_CACHE",
+            ),
             _ => found,
         }
     }
@@ -161,8 +163,8 @@ pub fn from_toml(kind: &str, file: &str, text: &str, error: &toml::de::Error) ->
         m if m.starts_with("missing field") => "MISSING",
         _ => "SYNTAX",
     };
-    let found = Diagnostic::invalid(&format!("FR-{kind}-{code}"), message)
-        .at(file, text, error.span());
+    let found =
+        Diagnostic::invalid(&format!("FR-{kind}-{code}"), message).at(file, text, error.span());
     match suggestion(message) {
         Some(hint) => found.with_hint(hint),
         None => found,

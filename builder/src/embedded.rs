@@ -38,13 +38,20 @@ pub fn deployment_names() -> Vec<String> {
 
 /// A shipped archive key, armoured.
 pub fn key(name: &str) -> Option<Vec<u8>> {
-    Some(RECIPES.get_file(format!("keys/{name}"))?.contents().to_vec())
+    Some(
+        RECIPES
+            .get_file(format!("keys/{name}"))?
+            .contents()
+            .to_vec(),
+    )
 }
 
 /// Names of the shipped archive keys, sorted.
 pub fn key_names() -> Vec<String> {
     let files = RECIPES.get_dir("keys").into_iter().flat_map(Dir::files);
-    let mut names: Vec<String> = files.filter_map(|file| Some(file.path().file_name()?.to_str()?.to_owned())).collect();
+    let mut names: Vec<String> = files
+        .filter_map(|file| Some(file.path().file_name()?.to_str()?.to_owned()))
+        .collect();
     names.sort();
     names
 }

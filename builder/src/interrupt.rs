@@ -5,6 +5,7 @@ use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -21,6 +22,8 @@ const EXIT_INTERRUPTED: u8 = 130;
 const CHILD: &str = "FARROW_SUPERVISED";
 /// How deep below a named folder unfinished entries may be: `cache/roots/.unfinished-…`.
 const DEPTH: usize = 2;
+/// How far a file's time, in whole seconds here, may lie before the moment that it was written.
+const CLOCK_TICK: Duration = Duration::from_secs(1);
 /// How long the sandboxes of a run that was killed may take to end.
 const SANDBOX_END: Duration = Duration::from_millis(300);
 
@@ -46,7 +49,8 @@ pub fn supervise() -> Option<ExitCode> {
 
 fn become_child(descriptor: &OsStr) {
     let path = Path::new("/proc/self/fd").join(descriptor);
-    *REPORT.lock().expect("no panic holds it") = std::fs::OpenOptions::new().append(true).open(path).ok();
+    *REPORT.lock().expect("no panic holds it") =
+        std::fs::OpenOptions::new().append(true).open(path).ok();
     // The supervisor may be killed: then this run must not go on alone.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
     // Only a second handler in the same process makes this fail.
@@ -84,11 +88,22 @@ fn run_child() -> std::io::Result<ExitCode> {
         .collect();
     let status = child.wait()?;
     match status.code() {
-        Some(code) if code != i32::from(EXIT_INTERRUPTED) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
+        Some(code) if code != i32::from(EXIT_INTERRUPTED) => {
+            Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
+        }
         _ => {
-            eprintln!("farrow: interrupted{}", if status.signal().is_some() { " by a signal" } else { "" });
+            eprintln!(
+                "farrow: interrupted{}",
+                if status.signal().is_some() {
+                    " by a signal"
+                } else {
+                    ""
+                }
+            );
             std::thread::sleep(SANDBOX_END);
-            folders.iter().for_each(|folder| remove_unfinished(folder, started, DEPTH));
+            folders
+                .iter()
+                .for_each(|folder| remove_unfinished(folder, started, DEPTH));
             Ok(ExitCode::from(EXIT_INTERRUPTED))
         }
     }
@@ -96,7 +111,10 @@ fn run_child() -> std::io::Result<ExitCode> {
 
 /// Lets the child inherit the pipe's end; its number as text.
 fn inheritable(writer: &std::io::PipeWriter) -> std::io::Result<String> {
-    nix::fcntl::fcntl(writer, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
+    nix::fcntl::fcntl(
+        writer,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+    )?;
     Ok(writer.as_raw_fd().to_string())
 }
 
@@ -127,7 +145,7 @@ fn remove_unfinished(folder: &Path, started: SystemTime, depth: usize) {
             continue;
         };
         if is_unfinished(&entry.file_name().to_string_lossy()) {
-            if metadata.modified().is_ok_and(|time| time >= started) {
+            if changed(&metadata) >= started {
                 // What cannot be removed now, the next run removes.
                 let _ = match metadata.is_dir() {
                     true => images::sandbox::remove_tree(&path).is_ok(),
@@ -140,9 +158,20 @@ fn remove_unfinished(folder: &Path, started: SystemTime, depth: usize) {
     }
 }
 
+/// When the kernel last saw the entry change: unlike the time of modification nobody can set it, and published trees
+/// are given a fixed one before they get their name.
+fn changed(metadata: &std::fs::Metadata) -> SystemTime {
+    let whole = Duration::from_secs(u64::try_from(metadata.ctime()).unwrap_or(0));
+    SystemTime::UNIX_EPOCH + whole + CLOCK_TICK
+}
+
 /// The names under which the libraries build things before they rename them.
 fn is_unfinished(name: &str) -> bool {
-    name.starts_with(".unfinished-") || name.starts_with(".farrow-") || name.starts_with(".seed-") || name.starts_with(".tmp") || (name.starts_with('.') && name.ends_with(".partial"))
+    name.starts_with(".unfinished-")
+        || name.starts_with(".farrow-")
+        || name.starts_with(".seed-")
+        || name.starts_with(".tmp")
+        || (name.starts_with('.') && name.ends_with(".partial"))
 }
 
 #[cfg(test)]

@@ -75,7 +75,12 @@ pub struct Machines {
 }
 
 /// The plan of each machine of a deployment.
-pub fn plan(deployment: &Deployment, catalogue: &bootstrap::Catalogue, seeds: Vec<Seed>, checks: &[(String, String)]) -> Vec<Planned> {
+pub fn plan(
+    deployment: &Deployment,
+    catalogue: &bootstrap::Catalogue,
+    seeds: Vec<Seed>,
+    checks: &[(String, String)],
+) -> Vec<Planned> {
     let machines = deployment.machines();
     machines
         .iter()
@@ -88,8 +93,16 @@ pub fn plan(deployment: &Deployment, catalogue: &bootstrap::Catalogue, seeds: Ve
                 size: (size.memory_mib, size.cpus, u64::from(size.disk_gib)),
                 macs: Macs::of(deployment, machine),
                 ports: ports(catalogue, machine),
-                seed: SeedFiles { user_data: seed.user_data, meta_data: seed.meta_data, network_config: seed.network_config },
-                checks: checks.iter().filter(|(node, _)| *node == name).map(|(_, command)| command.clone()).collect(),
+                seed: SeedFiles {
+                    user_data: seed.user_data,
+                    meta_data: seed.meta_data,
+                    network_config: seed.network_config,
+                },
+                checks: checks
+                    .iter()
+                    .filter(|(node, _)| *node == name)
+                    .map(|(_, command)| command.clone())
+                    .collect(),
                 name,
             }
         })
@@ -102,11 +115,19 @@ fn ports(catalogue: &bootstrap::Catalogue, machine: &Machine) -> Vec<ServicePort
         Role::Meta => machine.role == Role::Meta,
         Role::Database => machine.member.is_some(),
     };
-    let services = catalogue.services.values().map(|service| &service.file).filter(|file| file.roles.iter().any(runs));
+    let services = catalogue
+        .services
+        .values()
+        .map(|service| &service.file)
+        .filter(|file| file.roles.iter().any(runs));
     let mut found: Vec<ServicePort> = services
         .flat_map(|file| file.port.iter().map(move |port| (file, port)))
         .filter(|(_, port)| port.protocol == bootstrap::service::Protocol::Tcp)
-        .map(|(file, port)| ServicePort { service: file.name.to_string(), name: port.name.clone(), number: port.number })
+        .map(|(file, port)| ServicePort {
+            service: file.name.to_string(),
+            name: port.name.clone(),
+            number: port.number,
+        })
         .collect();
     found.sort_by_key(|port| port.number);
     found.dedup_by_key(|port| port.number);
@@ -123,28 +144,54 @@ impl Machines {
             .iter()
             .map(|machine| qemu_machine(boot, machine))
             .collect::<Result<Vec<_>>>()?;
-        let host = Host { tools: boot.tools, accelerator, run_dir: &boot.run_dir, switch: Some(&switch) };
+        let host = Host {
+            tools: boot.tools,
+            accelerator,
+            run_dir: &boot.run_dir,
+            switch: Some(&switch),
+        };
         let fleet = Fleet::start(machines, &host)?;
-        Ok(Self { fleet, planned, _switch: switch })
+        Ok(Self {
+            fleet,
+            planned,
+            _switch: switch,
+        })
     }
 
     /// Waits until all are ready and have run their checks.
     pub fn wait_ready(&mut self, limit: Duration, stage: &Stage<'_>) -> Result<()> {
-        let wanted: Vec<(String, usize)> = self.planned.iter().map(|machine| (machine.name.clone(), machine.checks.len())).collect();
+        let wanted: Vec<(String, usize)> = self
+            .planned
+            .iter()
+            .map(|machine| (machine.name.clone(), machine.checks.len()))
+            .collect();
         let mut states = vec![String::from("booting"); wanted.len()];
         let mut report = |event: Event<'_>| {
             if let Event::Status { machine, status } = event
                 && let Some(index) = wanted.iter().position(|(name, _)| name == machine)
             {
-                let healthy = status.services.iter().filter(|service| service.state == "healthy").count();
+                let healthy = status
+                    .services
+                    .iter()
+                    .filter(|service| service.state == "healthy")
+                    .count();
                 states[index] = format!("{} {healthy}/{}", status.state, status.services.len());
-                let text: Vec<String> = wanted.iter().zip(&states).map(|((name, _), state)| format!("{name}: {state}")).collect();
+                let text: Vec<String> = wanted
+                    .iter()
+                    .zip(&states)
+                    .map(|((name, _), state)| format!("{name}: {state}"))
+                    .collect();
                 stage.step(&text.join("   "));
             }
         };
         let done = |name: &str, status: &images::qemu_watch::NodeStatus| {
-            let checks = wanted.iter().find(|(wanted, _)| wanted == name).map_or(0, |(_, checks)| *checks);
-            status.ready && status.checks.len() >= checks && status.checks.iter().all(|check| check.exit.is_some())
+            let checks = wanted
+                .iter()
+                .find(|(wanted, _)| wanted == name)
+                .map_or(0, |(_, checks)| *checks);
+            status.ready
+                && status.checks.len() >= checks
+                && status.checks.iter().all(|check| check.exit.is_some())
         };
         Ok(self.fleet.wait_until(limit, &mut report, &done)?)
     }
@@ -156,7 +203,10 @@ impl Machines {
             .iter()
             .zip(&self.planned)
             .map(|(running, planned)| {
-                let document = running.latest().map(|status| status.document.clone()).unwrap_or_default();
+                let document = running
+                    .latest()
+                    .map(|status| status.document.clone())
+                    .unwrap_or_default();
                 json!({
                     "name": planned.name,
                     "role": document["node"]["role"],
@@ -175,14 +225,24 @@ impl Machines {
 
     /// One line per endpoint, for people.
     pub fn table(&self) -> String {
-        let mut lines = vec![format!("{:<12} {:<9} {:<20} {:<18} {}", "NODE", "ROLE", "SERVICE", "ADDRESS", "FROM THE HOST")];
+        let mut lines = vec![format!(
+            "{:<12} {:<9} {:<20} {:<18} {}",
+            "NODE", "ROLE", "SERVICE", "ADDRESS", "FROM THE HOST"
+        )];
         for (running, planned) in self.fleet.machines.iter().zip(&self.planned) {
-            let role = running.latest().and_then(|status| status.node.as_ref()).map(|node| node.role.clone()).unwrap_or_default();
+            let role = running
+                .latest()
+                .and_then(|status| status.node.as_ref())
+                .map(|node| node.role.clone())
+                .unwrap_or_default();
             for port in &planned.ports {
                 if let Some(host) = running.host_port(port.number) {
                     let service = format!("{} ({})", port.service, port.name);
                     let inside = format!("{}:{}", planned.address, port.number);
-                    lines.push(format!("{:<12} {role:<9} {service:<32} {inside:<18} 127.0.0.1:{host}", planned.name));
+                    lines.push(format!(
+                        "{:<12} {role:<9} {service:<32} {inside:<18} 127.0.0.1:{host}",
+                        planned.name
+                    ));
                 }
             }
         }
@@ -194,8 +254,17 @@ impl Machines {
         for machine in &mut self.fleet.machines {
             machine.poll();
             if !machine.is_running()? {
-                let message = format!("machine {} ended by itself{}", machine.name(), machine.console_quote());
-                return Err(Diagnostic::failed("FR-QEMU-ENDED", message).with_hint(format!("its serial log is in {}", machine.folder().display())));
+                let message = format!(
+                    "machine {} ended by itself{}",
+                    machine.name(),
+                    machine.console_quote()
+                );
+                return Err(
+                    Diagnostic::failed("FR-QEMU-ENDED", message).with_hint(format!(
+                        "its serial log is in {}",
+                        machine.folder().display()
+                    )),
+                );
             }
         }
         Ok(())
@@ -242,7 +311,11 @@ fn prepare_run_dir(run_dir: &Path, keep_disks: bool, planned: &[Planned]) -> Res
             }
         }
     }
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(run_dir).map_err(|e| Diagnostic::io("create", run_dir, e))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(run_dir)
+        .map_err(|e| Diagnostic::io("create", run_dir, e))
 }
 
 fn qemu_machine(boot: &Boot<'_>, planned: &Planned) -> Result<qemu_command::Machine> {
@@ -257,10 +330,20 @@ fn qemu_machine(boot: &Boot<'_>, planned: &Planned) -> Result<qemu_command::Mach
         image_format: boot.format,
         disk_mib: Some(disk_gib * 1024),
         data_mib: None,
-        disk_cache: qemu_command::DiskCache::Writeback,
+        // What the guest has flushed survives the end of QEMU, only not a crash of the host itself; waiting for the host's
+        // disk at each flush costs a machine that is tried out a good part of its start.
+        disk_cache: qemu_command::DiskCache::Unsafe,
         seed: Some(volume),
         mac_user: planned.macs.user.clone(),
         mac_private: planned.macs.private.clone(),
-        forwards: planned.ports.iter().map(|port| Forward { protocol: Protocol::Tcp, host_port: 0, guest_port: port.number }).collect(),
+        forwards: planned
+            .ports
+            .iter()
+            .map(|port| Forward {
+                protocol: Protocol::Tcp,
+                host_port: 0,
+                guest_port: port.number,
+            })
+            .collect(),
     })
 }

@@ -21,7 +21,12 @@ impl Paths {
     pub fn from_environment() -> Result<Self> {
         Ok(Self {
             cache: chosen("FARROW_CACHE", "XDG_CACHE_HOME", ".cache", "farrow")?,
-            tools: chosen("FARROW_TOOLS", "XDG_DATA_HOME", ".local/share", "farrow/tools")?,
+            tools: chosen(
+                "FARROW_TOOLS",
+                "XDG_DATA_HOME",
+                ".local/share",
+                "farrow/tools",
+            )?,
             state: chosen("FARROW_STATE", "XDG_STATE_HOME", ".local/state", "farrow")?,
         })
     }
@@ -39,12 +44,21 @@ fn chosen(own: &str, xdg: &str, fallback: &str, name: &str) -> Result<PathBuf> {
     if let Some(path) = env::var_os(own).filter(|value| !value.is_empty()) {
         return Ok(absolute(path.into()));
     }
-    if let Some(base) = env::var_os(xdg).map(PathBuf::from).filter(|base| base.is_absolute()) {
+    if let Some(base) = env::var_os(xdg)
+        .map(PathBuf::from)
+        .filter(|base| base.is_absolute())
+    {
         return Ok(base.join(name));
     }
-    match env::var_os("HOME").map(PathBuf::from).filter(|home| home.is_absolute()) {
+    match env::var_os("HOME")
+        .map(PathBuf::from)
+        .filter(|home| home.is_absolute())
+    {
         Some(home) => Ok(home.join(fallback).join(name)),
-        None => Err(Diagnostic::invalid("FR-PATHS-HOME", format!("neither {own} nor HOME is set")).with_hint(format!("set {own} to a folder"))),
+        None => Err(
+            Diagnostic::invalid("FR-PATHS-HOME", format!("neither {own} nor HOME is set"))
+                .with_hint(format!("set {own} to a folder")),
+        ),
     }
 }
 

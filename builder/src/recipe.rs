@@ -257,7 +257,10 @@ impl Recipe {
         }
         Err(Diagnostic::invalid(
             "FR-RECIPE-EXTENDS",
-            format!("{}: `extends` leads through more than {MAX_EXTENDS} recipes", source.shown),
+            format!(
+                "{}: `extends` leads through more than {MAX_EXTENDS} recipes",
+                source.shown
+            ),
         ))
     }
 
@@ -273,10 +276,15 @@ impl Recipe {
                     .and_then(|path| path.parent())
                     .map(|dir| dir.join("keys").join(name));
                 match beside.filter(|path| path.exists()) {
-                    Some(path) => std::fs::read(&path).map_err(|e| Diagnostic::io("read", &path, e)),
+                    Some(path) => {
+                        std::fs::read(&path).map_err(|e| Diagnostic::io("read", &path, e))
+                    }
                     None => embedded::key(name).ok_or_else(|| {
-                        Diagnostic::invalid("FR-RECIPE-KEYFILE", format!("upstream {}: no key file {name}", upstream.name))
-                            .with_hint("put it into the folder keys/ beside the recipe")
+                        Diagnostic::invalid(
+                            "FR-RECIPE-KEYFILE",
+                            format!("upstream {}: no key file {name}", upstream.name),
+                        )
+                        .with_hint("put it into the folder keys/ beside the recipe")
                     }),
                 }
             })
@@ -307,17 +315,36 @@ impl Source {
             .and_then(Path::parent)
             .map(|dir| dir.join(format!("{argument}.toml")));
         let candidates = [Some(PathBuf::from(argument)), beside];
-        for path in candidates.into_iter().flatten().filter(|path| path.is_file()) {
-            let text = std::fs::read_to_string(&path).map_err(|e| Diagnostic::io("read", &path, e))?;
-            return Ok(Self { shown: path.display().to_string(), path: Some(path), text });
+        for path in candidates
+            .into_iter()
+            .flatten()
+            .filter(|path| path.is_file())
+        {
+            let text =
+                std::fs::read_to_string(&path).map_err(|e| Diagnostic::io("read", &path, e))?;
+            return Ok(Self {
+                shown: path.display().to_string(),
+                path: Some(path),
+                text,
+            });
         }
         let name = argument.strip_prefix("recipes/").unwrap_or(argument);
         let name = name.strip_suffix(".toml").unwrap_or(name);
         match embedded::recipe(name) {
-            Some(text) => Ok(Self { shown: format!("recipes/{name}.toml"), path: None, text: text.into() }),
+            Some(text) => Ok(Self {
+                shown: format!("recipes/{name}.toml"),
+                path: None,
+                text: text.into(),
+            }),
             None => {
-                let found = Diagnostic::invalid("FR-RECIPE-NOTFOUND", format!("no recipe `{argument}`: neither a file nor one that farrow ships"));
-                Err(found.with_hint(format!("farrow ships: {}", embedded::recipe_names().join(", "))))
+                let found = Diagnostic::invalid(
+                    "FR-RECIPE-NOTFOUND",
+                    format!("no recipe `{argument}`: neither a file nor one that farrow ships"),
+                );
+                Err(found.with_hint(format!(
+                    "farrow ships: {}",
+                    embedded::recipe_names().join(", ")
+                )))
             }
         }
     }
@@ -327,8 +354,14 @@ impl Source {
             .map_err(|error| diagnostic::from_toml("RECIPE", &self.shown, &self.text, &error))?;
         match file.schema {
             SCHEMA => Ok(file),
-            other => Err(Diagnostic::invalid("FR-RECIPE-SCHEMA", format!("{}: schema {other} is not one that this farrow reads", self.shown))
-                .with_hint(format!("this version reads schema {SCHEMA}"))),
+            other => Err(Diagnostic::invalid(
+                "FR-RECIPE-SCHEMA",
+                format!(
+                    "{}: schema {other} is not one that this farrow reads",
+                    self.shown
+                ),
+            )
+            .with_hint(format!("this version reads schema {SCHEMA}"))),
         }
     }
 }
@@ -359,8 +392,11 @@ fn merge(parent: RecipeFile, child: RecipeFile) -> RecipeFile {
 impl RecipeFile {
     fn validate(self, source: Source) -> Result<Recipe> {
         let missing = |key: &str| {
-            Diagnostic::invalid("FR-RECIPE-MISSING", format!("{}: `{key}` is missing", source.shown))
-                .with_hint("give it here or in a recipe that this one extends")
+            Diagnostic::invalid(
+                "FR-RECIPE-MISSING",
+                format!("{}: `{key}` is missing", source.shown),
+            )
+            .with_hint("give it here or in a recipe that this one extends")
         };
         check_name("recipe name", &self.name, &source.shown)?;
         let distribution = self.distribution.ok_or_else(|| missing("distribution"))?;
@@ -406,20 +442,32 @@ fn check_name(what: &str, name: &str, shown: &str) -> Result<()> {
     if !name.is_empty() && name.len() <= 32 && name.chars().all(good) && !name.starts_with('-') {
         return Ok(());
     }
-    Err(Diagnostic::invalid("FR-RECIPE-NAME", format!("{shown}: {what} `{name}` is not valid"))
-        .with_hint("use 1 to 32 lower-case letters, digits and hyphens"))
+    Err(Diagnostic::invalid(
+        "FR-RECIPE-NAME",
+        format!("{shown}: {what} `{name}` is not valid"),
+    )
+    .with_hint("use 1 to 32 lower-case letters, digits and hyphens"))
 }
 
 /// Debian Policy 5.6.1: lower-case letters, digits, `+`, `-`, `.`, at least two characters.
 fn check_package_name(name: &str, source: &Source) -> Result<()> {
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c);
-    if name.len() >= 2 && name.chars().all(good) && name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+    if name.len() >= 2
+        && name.chars().all(good)
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
         return Ok(());
     }
-    let span = source.text.find(&format!("\"{name}\"")).map(|at| at..at + name.len() + 2);
-    Err(Diagnostic::invalid("FR-RECIPE-PACKAGE", format!("`{name}` is not a package name"))
-        .at(&source.shown, &source.text, span)
-        .with_hint("package names have lower-case letters, digits, and + - ."))
+    let span = source
+        .text
+        .find(&format!("\"{name}\""))
+        .map(|at| at..at + name.len() + 2);
+    Err(Diagnostic::invalid(
+        "FR-RECIPE-PACKAGE",
+        format!("`{name}` is not a package name"),
+    )
+    .at(&source.shown, &source.text, span)
+    .with_hint("package names have lower-case letters, digits, and + - ."))
 }
 
 fn check_file(file: &File, source: &Source) -> Result<()> {
@@ -427,8 +475,17 @@ fn check_file(file: &File, source: &Source) -> Result<()> {
     if confined && u32::from_str_radix(&file.mode, 8).is_ok_and(|mode| mode <= 0o7777) {
         return Ok(());
     }
-    let span = source.text.find(&format!("\"{}\"", file.path)).map(|at| at..at + file.path.len() + 2);
-    Err(Diagnostic::invalid("FR-RECIPE-FILE", format!("file `{}` with mode `{}` is not valid", file.path, file.mode))
-        .at(&source.shown, &source.text, span)
-        .with_hint("a path is absolute and has no `..`, a mode is octal such as 0644"))
+    let span = source
+        .text
+        .find(&format!("\"{}\"", file.path))
+        .map(|at| at..at + file.path.len() + 2);
+    Err(Diagnostic::invalid(
+        "FR-RECIPE-FILE",
+        format!(
+            "file `{}` with mode `{}` is not valid",
+            file.path, file.mode
+        ),
+    )
+    .at(&source.shown, &source.text, span)
+    .with_hint("a path is absolute and has no `..`, a mode is octal such as 0644"))
 }

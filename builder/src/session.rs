@@ -66,12 +66,18 @@ pub struct Done<T> {
 impl<T> Done<T> {
     /// A result that was made now.
     pub fn made(value: T) -> Self {
-        Self { value, reused: false }
+        Self {
+            value,
+            reused: false,
+        }
     }
 
     /// A result of an earlier run.
     pub fn reused(value: T) -> Self {
-        Self { value, reused: true }
+        Self {
+            value,
+            reused: true,
+        }
     }
 }
 
@@ -87,7 +93,11 @@ impl Session {
     }
 
     /// Runs one stage with a line of progress, and records its time.
-    pub fn stage<T>(&self, name: &str, work: impl FnOnce(&Stage<'_>) -> Result<Done<T>>) -> Result<T> {
+    pub fn stage<T>(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Stage<'_>) -> Result<Done<T>>,
+    ) -> Result<T> {
         let started = Instant::now();
         let stage = Stage::start(name, self.options.events, self.shows_bars());
         let outcome = work(&stage);
@@ -95,18 +105,28 @@ impl Session {
         let done = outcome?;
         let seconds = (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
         self.announce(name, seconds, done.reused);
-        self.stages.lock().expect("no panic holds it").push(StageTime { name: name.into(), seconds, reused: done.reused });
+        self.stages
+            .lock()
+            .expect("no panic holds it")
+            .push(StageTime {
+                name: name.into(),
+                seconds,
+                reused: done.reused,
+            });
         Ok(done.value)
     }
 
     /// Records something that was made.
     pub fn add_artifact(&self, kind: &str, path: &Path, sha256: &str, size: u64) {
-        self.artifacts.lock().expect("no panic holds it").push(Artifact {
-            kind: kind.into(),
-            path: path.display().to_string(),
-            sha256: sha256.into(),
-            size,
-        });
+        self.artifacts
+            .lock()
+            .expect("no panic holds it")
+            .push(Artifact {
+                kind: kind.into(),
+                path: path.display().to_string(),
+                sha256: sha256.into(),
+                size,
+            });
     }
 
     /// Records a file that was made, reading it for its digest.
@@ -131,7 +151,8 @@ impl Session {
             "artifacts": *self.artifacts.lock().expect("no panic holds it"),
             "stages": self.stages(),
         });
-        if let (Some(document), serde_json::Value::Object(own)) = (document.as_object_mut(), result) {
+        if let (Some(document), serde_json::Value::Object(own)) = (document.as_object_mut(), result)
+        {
             document.extend(own);
         }
         self.print(&format!("{document:#}"));
@@ -163,7 +184,9 @@ impl Session {
 
     fn announce(&self, name: &str, seconds: f64, reused: bool) {
         if self.options.events {
-            event(serde_json::json!({"event": "stage", "stage": name, "seconds": seconds, "reused": reused}));
+            event(
+                serde_json::json!({"event": "stage", "stage": name, "seconds": seconds, "reused": reused}),
+            );
         } else {
             let note = if reused { "  (unchanged)" } else { "" };
             eprintln!("  {name:<18} {seconds:>7.1} s{note}");
@@ -173,11 +196,15 @@ impl Session {
 
 impl<'a> Stage<'a> {
     fn start(name: &'a str, events: bool, bars: bool) -> Self {
-        let bar = ProgressBar::with_draw_target(None, match bars {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        });
-        let style = ProgressStyle::with_template("  {prefix:<18} {elapsed:>4} {wide_msg}").expect("template is valid");
+        let bar = ProgressBar::with_draw_target(
+            None,
+            match bars {
+                true => ProgressDrawTarget::stderr(),
+                false => ProgressDrawTarget::hidden(),
+            },
+        );
+        let style = ProgressStyle::with_template("  {prefix:<18} {elapsed:>4} {wide_msg}")
+            .expect("template is valid");
         bar.set_style(style);
         bar.set_prefix(name.to_owned());
         if bars {
@@ -186,7 +213,12 @@ impl<'a> Stage<'a> {
         if events {
             event(serde_json::json!({"event": "stage-start", "stage": name}));
         }
-        Self { name, bar, events, last_event: Mutex::new(Instant::now()) }
+        Self {
+            name,
+            bar,
+            events,
+            last_event: Mutex::new(Instant::now()),
+        }
     }
 
     /// Says what is being done now.
@@ -199,7 +231,11 @@ impl<'a> Stage<'a> {
 
     /// Says how far it is, in bytes; at most twice a second as an event.
     pub fn bytes(&self, done: u64, total: u64) {
-        self.bar.set_message(format!("{} of {} MB", done / 1_000_000, total.div_ceil(1_000_000)));
+        self.bar.set_message(format!(
+            "{} of {} MB",
+            done / 1_000_000,
+            total.div_ceil(1_000_000)
+        ));
         self.amount(done, total);
     }
 
@@ -213,7 +249,9 @@ impl<'a> Stage<'a> {
         let mut last = self.last_event.lock().expect("no panic holds it");
         if self.events && last.elapsed() > Duration::from_millis(500) {
             *last = Instant::now();
-            event(serde_json::json!({"event": "progress", "stage": self.name, "done": done, "total": total}));
+            event(
+                serde_json::json!({"event": "progress", "stage": self.name, "done": done, "total": total}),
+            );
         }
     }
 }
@@ -229,7 +267,8 @@ pub fn digest_file(path: &Path) -> Result<(String, u64)> {
     let mut buffer = vec![0; 1 << 20];
     let mut size = 0;
     loop {
-        let read = std::io::Read::read(&mut file, &mut buffer).map_err(|e| Diagnostic::io("read", path, e))?;
+        let read = std::io::Read::read(&mut file, &mut buffer)
+            .map_err(|e| Diagnostic::io("read", path, e))?;
         if read == 0 {
             return Ok((hex::encode(hasher.finalize()), size));
         }

@@ -61,9 +61,15 @@ pub enum ToolsSource {
 pub fn client(session: &Session) -> Result<Client> {
     let mut overrides: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (archive, url) in &session.options.mirror {
-        overrides.entry(archive.clone()).or_default().push(url.clone());
+        overrides
+            .entry(archive.clone())
+            .or_default()
+            .push(url.clone());
     }
-    Ok(Client::new(Mirrors::from_host(overrides), session.options.offline)?)
+    Ok(Client::new(
+        Mirrors::from_host(overrides),
+        session.options.offline,
+    )?)
 }
 
 /// An archive with the contents of its keys.
@@ -90,8 +96,11 @@ pub fn archive_progress<'a>(stage: &'a Stage<'_>) -> impl Fn(Progress<'_>) + Syn
 
 /// The catalogue that farrow carries.
 pub fn catalogue() -> Result<Catalogue> {
-    let files = embedded::catalogue().into_iter().filter_map(|(path, content)| Some((path, String::from_utf8(content.to_vec()).ok()?)));
-    Catalogue::from_files(files).map_err(|error| Diagnostic::failed(error.code(), error.to_string()))
+    let files = embedded::catalogue()
+        .into_iter()
+        .filter_map(|(path, content)| Some((path, String::from_utf8(content.to_vec()).ok()?)));
+    Catalogue::from_files(files)
+        .map_err(|error| Diagnostic::failed(error.code(), error.to_string()))
 }
 
 /// The lock of a recipe: the one in `path` if it fits, else a new one from the signed indexes.
@@ -106,14 +115,23 @@ pub fn lock(session: &Session, recipe: &Recipe, path: &Path, upgrade: bool) -> R
         let request = LockRequest {
             name: recipe.name.clone(),
             architecture: recipe.architecture.clone(),
-            upstreams: recipe.upstreams.iter().map(|known| upstream(recipe, known)).collect::<Result<_>>()?,
+            upstreams: recipe
+                .upstreams
+                .iter()
+                .map(|known| upstream(recipe, known))
+                .collect::<Result<_>>()?,
             groups: recipe.packages.clone(),
             include_essential: true,
             recommends: false,
             now: None,
         };
         let cache = Cache::new(&session.paths.cache);
-        let lock = locking::lock(&request, &client(session)?, &cache, &archive_progress(stage))?;
+        let lock = locking::lock(
+            &request,
+            &client(session)?,
+            &cache,
+            &archive_progress(stage),
+        )?;
         interrupt::clean_on_interrupt(path.parent().unwrap_or(Path::new(".")));
         write_file(path, lock.to_text().as_bytes(), 0o644)?;
         Ok(Done::made(lock))
@@ -124,19 +142,52 @@ pub fn lock(session: &Session, recipe: &Recipe, path: &Path, upgrade: bool) -> R
 
 /// Whether a lock is one of this recipe: same architecture and indexes, and the same packages asked for.
 fn fits(lock: &Lock, recipe: &Recipe) -> bool {
-    let locked: BTreeSet<(&str, &str, &str)> = lock.indexes.iter().map(|index| (index.archive.as_str(), index.suite.as_str(), index.component.as_str())).collect();
+    let locked: BTreeSet<(&str, &str, &str)> = lock
+        .indexes
+        .iter()
+        .map(|index| {
+            (
+                index.archive.as_str(),
+                index.suite.as_str(),
+                index.component.as_str(),
+            )
+        })
+        .collect();
     let wanted = recipe.upstreams.iter().flat_map(|upstream| {
-        let pairs = upstream.suites.iter().flat_map(|suite| upstream.components.iter().map(move |component| (suite, component)));
-        pairs.map(|(suite, component)| (upstream.archive.as_str(), suite.as_str(), component.as_str()))
+        let pairs = upstream.suites.iter().flat_map(|suite| {
+            upstream
+                .components
+                .iter()
+                .map(move |component| (suite, component))
+        });
+        pairs.map(|(suite, component)| {
+            (
+                upstream.archive.as_str(),
+                suite.as_str(),
+                component.as_str(),
+            )
+        })
     });
     let groups_fit = recipe.packages.iter().all(|(group, names)| {
-        names.iter().all(|name| lock.package(name).is_some_and(|package| package.groups.contains(group)))
+        names.iter().all(|name| {
+            lock.package(name)
+                .is_some_and(|package| package.groups.contains(group))
+        })
     });
-    let nothing_else = lock.packages.iter().all(|package| match package.why.strip_prefix("group ") {
-        Some(group) => recipe.packages.get(group).is_some_and(|names| names.contains(&package.name)),
-        None => true,
-    });
-    lock.architecture == recipe.architecture && locked == wanted.collect() && groups_fit && nothing_else
+    let nothing_else =
+        lock.packages
+            .iter()
+            .all(|package| match package.why.strip_prefix("group ") {
+                Some(group) => recipe
+                    .packages
+                    .get(group)
+                    .is_some_and(|names| names.contains(&package.name)),
+                None => true,
+            });
+    lock.architecture == recipe.architecture
+        && locked == wanted.collect()
+        && groups_fit
+        && nothing_else
 }
 
 /// The repository's signing key, made at the first use; it never lies in a cache or in what is made.
@@ -150,18 +201,27 @@ fn signer(session: &Session) -> Result<Signer> {
 
 /// The time in everything that is made: `SOURCE_DATE_EPOCH`, else the newest index date of the lock.
 pub fn epoch(lock: &Lock) -> u64 {
-    let given = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    let given = std::env::var("SOURCE_DATE_EPOCH")
+        .ok()
+        .and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| lock.epoch())
 }
 
 /// Fetches what is missing, publishes the repository and packs the tarball below `out`.
-pub fn repository(session: &Session, recipe: &Recipe, lock: &Lock, out: &Path) -> Result<BuiltRepository> {
+pub fn repository(
+    session: &Session,
+    recipe: &Recipe,
+    lock: &Lock,
+    out: &Path,
+) -> Result<BuiltRepository> {
     let signer = signer(session)?;
     let repo_dir = out.join("repo");
     interrupt::clean_on_interrupt(&repo_dir);
     interrupt::clean_on_interrupt(out);
     let path = repo_dir.join(&recipe.repository);
-    let found = session.stage("repository-check", |_| Ok(Done::reused(reusable(&path, lock, &signer))))?;
+    let found = session.stage("repository-check", |_| {
+        Ok(Done::reused(reusable(&path, lock, &signer)))
+    })?;
     let manifest = match found {
         Some(manifest) => manifest,
         None => publish(session, recipe, lock, &signer, &repo_dir)?,
@@ -169,27 +229,61 @@ pub fn repository(session: &Session, recipe: &Recipe, lock: &Lock, out: &Path) -
     let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
     session.add_artifact("repository", &path, &manifest, bytes);
     let bundle = pack(session, recipe, lock, &path, &manifest, out)?;
-    Ok(BuiltRepository { path, bundle, manifest_sha256: manifest })
+    Ok(BuiltRepository {
+        path,
+        bundle,
+        manifest_sha256: manifest,
+    })
 }
 
 /// The manifest's digest of a repository that is complete, signed by this key, and holds what the lock says.
 fn reusable(path: &Path, lock: &Lock, signer: &Signer) -> Option<String> {
     let keyring = signer.public_key().and_then(|key| key.keyring()).ok()?;
     let repository = Repository::open(path, Some(&keyring)).ok()?;
-    let here: BTreeSet<(&str, &str, String)> = repository.packages().iter().map(|package| (package.name.as_str(), package.version.as_str(), package.sha256.to_string())).collect();
-    let wanted = lock.packages.iter().map(|package| (package.name.as_str(), package.version.as_str(), package.sha256.to_string())).collect();
+    let here: BTreeSet<(&str, &str, String)> = repository
+        .packages()
+        .iter()
+        .map(|package| {
+            (
+                package.name.as_str(),
+                package.version.as_str(),
+                package.sha256.to_string(),
+            )
+        })
+        .collect();
+    let wanted = lock
+        .packages
+        .iter()
+        .map(|package| {
+            (
+                package.name.as_str(),
+                package.version.as_str(),
+                package.sha256.to_string(),
+            )
+        })
+        .collect();
     let complete = here == wanted && repository.verify().ok()?.is_complete();
     complete.then(|| repository.manifest().to_string())
 }
 
-fn publish(session: &Session, recipe: &Recipe, lock: &Lock, signer: &Signer, repo_dir: &Path) -> Result<String> {
+fn publish(
+    session: &Session,
+    recipe: &Recipe,
+    lock: &Lock,
+    signer: &Signer,
+    repo_dir: &Path,
+) -> Result<String> {
     let cache = Cache::new(&session.paths.cache);
     interrupt::clean_on_interrupt(&session.paths.cache);
     let fetched = session.stage("fetch", |stage| {
         let missing = offline_repo::fetch::FetchPlan::new(lock, &cache);
         let reused = missing.is_empty();
-        let fetched = offline_repo::fetch::fetch(lock, &client(session)?, &cache, &archive_progress(stage))?;
-        Ok(Done { value: fetched, reused })
+        let fetched =
+            offline_repo::fetch::fetch(lock, &client(session)?, &cache, &archive_progress(stage))?;
+        Ok(Done {
+            value: fetched,
+            reused,
+        })
     })?;
     session.stage("repository", |stage| {
         let options = PublishOptions {
@@ -198,13 +292,26 @@ fn publish(session: &Session, recipe: &Recipe, lock: &Lock, signer: &Signer, rep
             epoch: epoch(lock),
             url: None,
         };
-        let published = publish::publish(&fetched, &options, signer, repo_dir, &archive_progress(stage))?;
+        let published = publish::publish(
+            &fetched,
+            &options,
+            signer,
+            repo_dir,
+            &archive_progress(stage),
+        )?;
         Ok(Done::made(published.manifest.to_string()))
     })
 }
 
 /// The tarball, with a `.sha256` file beside it that also names the manifest it was packed from.
-fn pack(session: &Session, recipe: &Recipe, lock: &Lock, repository: &Path, manifest: &str, out: &Path) -> Result<PathBuf> {
+fn pack(
+    session: &Session,
+    recipe: &Recipe,
+    lock: &Lock,
+    repository: &Path,
+    manifest: &str,
+    out: &Path,
+) -> Result<PathBuf> {
     let options = BundleOptions {
         version: env!("CARGO_PKG_VERSION").into(),
         codename: recipe.distribution.suite.clone(),
@@ -217,7 +324,9 @@ fn pack(session: &Session, recipe: &Recipe, lock: &Lock, repository: &Path, mani
     let (sha256, size) = session.stage("bundle", |stage| {
         if path.exists() {
             let (sha256, size) = digest_file(&path)?;
-            if std::fs::read_to_string(&sums).is_ok_and(|text| text == sums_text(manifest, &sha256, &name)) {
+            if std::fs::read_to_string(&sums)
+                .is_ok_and(|text| text == sums_text(manifest, &sha256, &name))
+            {
                 return Ok(Done::reused((sha256, size)));
             }
         }
@@ -240,22 +349,42 @@ pub fn verify(path: &Path, stage: &Stage<'_>) -> Result<Verified> {
         return verify_folder(path);
     }
     // A tarball is proved by what an installation of it would do.
-    let work = tempfile::Builder::new().prefix(".farrow-verify-").tempdir_in(parent(path)).map_err(|e| Diagnostic::io("create a folder beside", path, e))?;
+    let work = tempfile::Builder::new()
+        .prefix(".farrow-verify-")
+        .tempdir_in(parent(path))
+        .map_err(|e| Diagnostic::io("create a folder beside", path, e))?;
     interrupt::clean_on_interrupt(parent(path));
-    let installed = offline_repo::install::install(path, work.path(), None, &archive_progress(stage))?;
+    let installed =
+        offline_repo::install::install(path, work.path(), None, &archive_progress(stage))?;
     verify_folder(&installed)
 }
 
 fn parent(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 fn verify_folder(path: &Path) -> Result<Verified> {
     let found = marker::Marker::load(path)?;
     let report = found.compare(path)?;
-    let named = |what: &str, paths: &[String]| paths.iter().map(|path| format!("{what}: {path}")).collect::<Vec<_>>();
-    let problems = [named("missing", &report.missing), named("extra", &report.extra), named("wrong", &report.wrong)].concat();
-    Ok(Verified { files: found.files.len(), manifest_sha256: found.manifest.to_string(), problems })
+    let named = |what: &str, paths: &[String]| {
+        paths
+            .iter()
+            .map(|path| format!("{what}: {path}"))
+            .collect::<Vec<_>>()
+    };
+    let problems = [
+        named("missing", &report.missing),
+        named("extra", &report.extra),
+        named("wrong", &report.wrong),
+    ]
+    .concat();
+    Ok(Verified {
+        files: found.files.len(),
+        manifest_sha256: found.manifest.to_string(),
+        problems,
+    })
 }
 
 /// The tools tree: the one of its lock, unpacked when it is not there yet.
@@ -267,19 +396,33 @@ pub fn tools(session: &Session, source: ToolsSource) -> Result<ToolsTree> {
         ToolsSource::Archive => tools_lock(session, &recipe, &path)?,
     };
     let cache = Cache::new(&session.paths.cache);
-    let packages: Vec<(PathBuf, String)> = lock.packages.iter().map(|package| (cache.path(&package.sha256), package.sha256.to_string())).collect();
+    let packages: Vec<(PathBuf, String)> = lock
+        .packages
+        .iter()
+        .map(|package| (cache.path(&package.sha256), package.sha256.to_string()))
+        .collect();
     if let Some(tree) = images::tools::find(&session.paths.tools, &packages) {
         return Ok(tree);
     }
     session.stage("tools", |stage| {
-        if source == ToolsSource::Present && !offline_repo::fetch::FetchPlan::new(&lock, &cache).is_empty() {
+        if source == ToolsSource::Present
+            && !offline_repo::fetch::FetchPlan::new(&lock, &cache).is_empty()
+        {
             return Err(no_tools(&session.paths.tools));
         }
         interrupt::clean_on_interrupt(&session.paths.tools);
-        let fetched = offline_repo::fetch::fetch(&lock, &client(session)?, &cache, &archive_progress(stage))?;
-        let packages: Vec<(PathBuf, String)> = fetched.packages().map(|(package, path)| (path.to_owned(), package.sha256.to_string())).collect();
+        let fetched =
+            offline_repo::fetch::fetch(&lock, &client(session)?, &cache, &archive_progress(stage))?;
+        let packages: Vec<(PathBuf, String)> = fetched
+            .packages()
+            .map(|(package, path)| (path.to_owned(), package.sha256.to_string()))
+            .collect();
         let report = crate::bake::image_progress(stage);
-        Ok(Done::made(images::tools::ensure(&session.paths.tools, &packages, &report)?))
+        Ok(Done::made(images::tools::ensure(
+            &session.paths.tools,
+            &packages,
+            &report,
+        )?))
     })
 }
 
@@ -291,14 +434,23 @@ fn tools_lock(session: &Session, recipe: &Recipe, path: &Path) -> Result<Lock> {
         let request = LockRequest {
             name: recipe.name.clone(),
             architecture: recipe.architecture.clone(),
-            upstreams: recipe.upstreams.iter().map(|known| upstream(recipe, known)).collect::<Result<_>>()?,
+            upstreams: recipe
+                .upstreams
+                .iter()
+                .map(|known| upstream(recipe, known))
+                .collect::<Result<_>>()?,
             groups: recipe.packages.clone(),
             include_essential: true,
             recommends: false,
             now: None,
         };
         let cache = Cache::new(&session.paths.cache);
-        let lock = locking::lock(&request, &client(session)?, &cache, &archive_progress(stage))?;
+        let lock = locking::lock(
+            &request,
+            &client(session)?,
+            &cache,
+            &archive_progress(stage),
+        )?;
         write_file(path, lock.to_text().as_bytes(), 0o644)?;
         Ok(Done::made(lock))
     })

@@ -49,7 +49,10 @@ impl Farrow {
             .env("FARROW_TOOLS", world.root.join("tools"))
             .env("FARROW_STATE", world.root.join("state"))
             .stdin(Stdio::null());
-        Self { command, shown: args.join(" ") }
+        Self {
+            command,
+            shown: args.join(" "),
+        }
     }
 
     /// Sets an environment variable.
@@ -80,7 +83,13 @@ impl Farrow {
     pub fn succeed(self) -> Result<Outcome> {
         let shown = self.shown.clone();
         let outcome = self.run()?;
-        ensure!(outcome.code == Some(0), "farrow {shown}: exit {:?}\n{}\n{}", outcome.code, outcome.stdout, outcome.stderr);
+        ensure!(
+            outcome.code == Some(0),
+            "farrow {shown}: exit {:?}\n{}\n{}",
+            outcome.code,
+            outcome.stdout,
+            outcome.stderr
+        );
         Ok(outcome)
     }
 
@@ -88,7 +97,8 @@ impl Farrow {
     pub fn json(self) -> Result<Value> {
         let shown = self.shown.clone();
         let outcome = self.succeed()?;
-        serde_json::from_str(&outcome.stdout).with_context(|| format!("farrow {shown} printed:\n{}", outcome.stdout))
+        serde_json::from_str(&outcome.stdout)
+            .with_context(|| format!("farrow {shown} printed:\n{}", outcome.stdout))
     }
 
     /// Starts it and leaves it running; its standard error goes to `log`.
@@ -122,7 +132,10 @@ impl Running {
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(Pid::from_raw(i32::try_from(self.child.id())?), signal)?)
+        Ok(kill(
+            Pid::from_raw(i32::try_from(self.child.id())?),
+            signal,
+        )?)
     }
 
     /// Waits for its end, for at most `limit`; after that it is killed and an error returned.
@@ -147,9 +160,18 @@ impl Running {
 impl Outcome {
     /// Fails unless the call was refused with this exit code and said each of these words.
     pub fn expect_refusal(&self, code: i32, words: &[&str]) -> Result<()> {
-        ensure!(self.code == Some(code), "exit {:?} instead of {code}\n{}", self.code, self.stderr);
+        ensure!(
+            self.code == Some(code),
+            "exit {:?} instead of {code}\n{}",
+            self.code,
+            self.stderr
+        );
         for word in words {
-            ensure!(self.stderr.contains(word), "`{word}` is missing in:\n{}", self.stderr);
+            ensure!(
+                self.stderr.contains(word),
+                "`{word}` is missing in:\n{}",
+                self.stderr
+            );
         }
         Ok(())
     }
@@ -163,7 +185,8 @@ pub fn temporaries(dir: &Path) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(".tmp") || name.contains(".partial") || name.starts_with(".farrow-") {
+            if name.starts_with(".tmp") || name.contains(".partial") || name.starts_with(".farrow-")
+            {
                 found.push(entry.path());
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) && name != "trees" {
                 open.push(entry.path());

@@ -22,14 +22,22 @@ pub struct Bootstrap {
 }
 
 /// The bars that the project holds itself to.
-pub const BARS: Bootstrap = Bootstrap { bytes: 3_000_000, plan_ms: 50.0, peak_mb: 8.0 };
+pub const BARS: Bootstrap = Bootstrap {
+    bytes: 3_000_000,
+    plan_ms: 50.0,
+    peak_mb: 8.0,
+};
 
 /// Measures the bootstrap that `farrow` carries, on the meta node of the two-node deployment, whose plan is the largest.
 ///
 /// Reads the resource usage of this process's children, so it must run in a process that started nothing larger.
 pub fn bootstrap(world: &World, dir: &Path) -> Result<Bootstrap> {
-    Farrow::new(world, &["bootstrap", "--out", "farrow-bootstrap"]).in_dir(dir).succeed()?;
-    Farrow::new(world, &["seed", "two-node", "--out", "seed", "--no-images"]).in_dir(dir).succeed()?;
+    Farrow::new(world, &["bootstrap", "--out", "farrow-bootstrap"])
+        .in_dir(dir)
+        .succeed()?;
+    Farrow::new(world, &["seed", "two-node", "--out", "seed", "--no-images"])
+        .in_dir(dir)
+        .succeed()?;
     let bytes = std::fs::metadata(dir.join("farrow-bootstrap"))?.len();
     let mut times = Vec::new();
     for _ in 0..21 {
@@ -45,7 +53,11 @@ pub fn bootstrap(world: &World, dir: &Path) -> Result<Bootstrap> {
         times.push(started.elapsed().as_secs_f64() * 1000.0);
     }
     times.sort_by(f64::total_cmp);
-    Ok(Bootstrap { bytes, plan_ms: times[times.len() / 2], peak_mb: peak_of(world, dir)? })
+    Ok(Bootstrap {
+        bytes,
+        plan_ms: times[times.len() / 2],
+        peak_mb: peak_of(world, dir)?,
+    })
 }
 
 /// The peak of one `plan` alone: a helper process that starts nothing else reports it.
@@ -54,7 +66,10 @@ fn peak_of(world: &World, dir: &Path) -> Result<f64> {
     let output = Command::new(own)
         .env("FARROW_PEAK_OF", dir.join("farrow-bootstrap"))
         .env("FARROW_PEAK_METADATA", dir.join("seed/meta"))
-        .env("FARROW_PEAK_SERVICES", world.project.join("recipes/services"))
+        .env(
+            "FARROW_PEAK_SERVICES",
+            world.project.join("recipes/services"),
+        )
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.trim().parse::<f64>()? / 1e6)

@@ -34,7 +34,10 @@ fn main() -> ExitCode {
         }
     };
     let times = Arc::new(Mutex::new(Vec::new()));
-    let trials = parts::all().into_iter().map(|part| trial(part, &world, &times)).collect();
+    let trials = parts::all()
+        .into_iter()
+        .map(|part| trial(part, &world, &times))
+        .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     println!("time of each part:");
     for (name, seconds) in times.lock().expect("no panic holds it").iter() {
@@ -55,7 +58,10 @@ fn trial(part: Part, world: &Arc<World>, times: &Arc<Mutex<Vec<(&'static str, f6
     Trial::test(part.name, move || {
         let started = Instant::now();
         let outcome = (part.run)(&world);
-        times.lock().expect("no panic holds it").push((part.name, started.elapsed().as_secs_f64()));
+        times
+            .lock()
+            .expect("no panic holds it")
+            .push((part.name, started.elapsed().as_secs_f64()));
         outcome.map_err(|error| Failed::from(format!("{error:#}")))
     })
     .with_ignored_flag(skip.is_some())

@@ -62,7 +62,10 @@ fn serve(mut stream: TcpStream, upstream: &str, falsify: Option<&Falsify>) -> Op
     if let Some(falsify) = falsify.filter(|falsify| path.contains(&falsify.needle)) {
         body = (falsify.change)(body);
     }
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
     stream.write_all(head.as_bytes()).ok()?;
     stream.write_all(&body).ok()
 }

@@ -23,8 +23,15 @@ impl World {
         let release = own
             .ancestors()
             .find(|dir| dir.join("farrow").is_file())
-            .ok_or_else(|| anyhow::anyhow!("no farrow binary above {}: build the whole workspace", own.display()))?;
-        let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member of the workspace");
+            .ok_or_else(|| {
+                anyhow::anyhow!(
+                    "no farrow binary above {}: build the whole workspace",
+                    own.display()
+                )
+            })?;
+        let project = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .parent()
+            .expect("a member of the workspace");
         let world = Self {
             root: release.join("e2e"),
             binary: release.join("farrow"),

@@ -24,7 +24,10 @@ pub fn run(session: &Session, command: ImageCommand) -> Result<()> {
 fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe)?;
     let out = std::path::absolute(&args.out).map_err(|e| Diagnostic::io("find", &args.out, e))?;
-    let given = args.repo.clone().unwrap_or_else(|| out.join("repo").join(&recipe.repository));
+    let given = args
+        .repo
+        .clone()
+        .unwrap_or_else(|| out.join("repo").join(&recipe.repository));
     let repository = repository(session, &given)?;
     let tools = stages::tools(session, stages::ToolsSource::Present)?;
     let formats = match (&args.format[..], &recipe.image.formats[..]) {
@@ -32,7 +35,14 @@ fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
         ([], of_recipe) => of_recipe.to_vec(),
         (chosen, _) => chosen.to_vec(),
     };
-    bake::image(session, &recipe, &repository.path, &tools, &formats, &out.join("image"))?;
+    bake::image(
+        session,
+        &recipe,
+        &repository.path,
+        &tools,
+        &formats,
+        &out.join("image"),
+    )?;
     session.say(&out.join("image").display().to_string());
     session.finish(json!({}))
 }
@@ -46,23 +56,47 @@ struct Unpacked {
 fn repository(session: &Session, given: &Path) -> Result<Unpacked> {
     let given = std::path::absolute(given).map_err(|e| Diagnostic::io("find", given, e))?;
     if given.is_dir() {
-        return Ok(Unpacked { path: given, _folder: None });
+        return Ok(Unpacked {
+            path: given,
+            _folder: None,
+        });
     }
     if !given.is_file() {
-        return Err(Diagnostic::invalid("FR-REPO-NOTFOUND", format!("no repository at {}", given.display())).with_hint("make one with `farrow repo build`, or name it with --repo"));
+        return Err(Diagnostic::invalid(
+            "FR-REPO-NOTFOUND",
+            format!("no repository at {}", given.display()),
+        )
+        .with_hint("make one with `farrow repo build`, or name it with --repo"));
     }
     let cache = &session.paths.cache;
     std::fs::create_dir_all(cache).map_err(|e| Diagnostic::io("create", cache, e))?;
-    let folder = tempfile::Builder::new().prefix(".farrow-repo-").tempdir_in(cache).map_err(|e| Diagnostic::io("create a folder in", cache, e))?;
+    let folder = tempfile::Builder::new()
+        .prefix(".farrow-repo-")
+        .tempdir_in(cache)
+        .map_err(|e| Diagnostic::io("create a folder in", cache, e))?;
     let path = session.stage("unpack", |stage| {
-        let path = offline_repo::install::install(&given, folder.path(), None, &stages::archive_progress(stage))?;
+        let path = offline_repo::install::install(
+            &given,
+            folder.path(),
+            None,
+            &stages::archive_progress(stage),
+        )?;
         Ok(Done::made(path))
     })?;
-    Ok(Unpacked { path, _folder: Some(folder) })
+    Ok(Unpacked {
+        path,
+        _folder: Some(folder),
+    })
 }
 
 fn verify(session: &Session, manifest: &Path) -> Result<()> {
-    let found = session.stage("verify", |_| Ok(Done::made(images::inspect::verify(manifest)?)))?;
-    session.say(&format!("{}: intact, root hash {}", manifest.display(), found.root_hash));
+    let found = session.stage("verify", |_| {
+        Ok(Done::made(images::inspect::verify(manifest)?))
+    })?;
+    session.say(&format!(
+        "{}: intact, root hash {}",
+        manifest.display(),
+        found.root_hash
+    ));
     session.finish(json!({"root_hash": found.root_hash, "intact": true}))
 }

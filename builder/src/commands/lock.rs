@@ -22,7 +22,12 @@ pub fn run(session: &Session, args: &LockArgs) -> Result<()> {
         Some(package) => say_why(session, &lock, package),
         None => {
             let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
-            session.say(&format!("{}: {} packages, {:.1} MB", path.display(), lock.packages.len(), bytes as f64 / 1e6));
+            session.say(&format!(
+                "{}: {} packages, {:.1} MB",
+                path.display(),
+                lock.packages.len(),
+                bytes as f64 / 1e6
+            ));
             session.finish(json!({"packages": lock.packages.len(), "bytes": bytes, "lock": path}))
         }
     }
@@ -54,9 +59,16 @@ fn say_why(session: &Session, lock: &Lock, package: &str) -> Result<()> {
 pub fn resolve(session: &Session, args: &ResolveArgs) -> Result<()> {
     // The keys of the archives that farrow knows; the suite is the caller's.
     let base = Recipe::load("tools")?;
-    let known = base.upstreams.iter().find(|upstream| upstream.archive == args.archive);
+    let known = base
+        .upstreams
+        .iter()
+        .find(|upstream| upstream.archive == args.archive);
     let Some(known) = known else {
-        return Err(Diagnostic::invalid("FR-RESOLVE-ARCHIVE", format!("farrow knows no archive `{}`", args.archive)).with_hint("it knows debian and debian-security; write a recipe for others"));
+        return Err(Diagnostic::invalid(
+            "FR-RESOLVE-ARCHIVE",
+            format!("farrow knows no archive `{}`", args.archive),
+        )
+        .with_hint("it knows debian and debian-security; write a recipe for others"));
     };
     let mut upstream = known.clone();
     upstream.suites = vec![args.suite.clone()];
@@ -66,11 +78,22 @@ pub fn resolve(session: &Session, args: &ResolveArgs) -> Result<()> {
     let cache = Cache::new(&session.paths.cache);
     let lock = session.stage("resolve", |stage| {
         let report = stages::archive_progress(stage);
-        let lock = offline_repo::locking::resolve_set(&args.packages, &args.arch, upstreams, args.recommends, &client, &cache, &report)?;
+        let lock = offline_repo::locking::resolve_set(
+            &args.packages,
+            &args.arch,
+            upstreams,
+            args.recommends,
+            &client,
+            &cache,
+            &report,
+        )?;
         Ok(Done::made(lock))
     })?;
     for package in &lock.packages {
-        session.say(&format!("{} {} {}", package.name, package.version, package.architecture));
+        session.say(&format!(
+            "{} {} {}",
+            package.name, package.version, package.architecture
+        ));
     }
     let packages: Vec<_> = lock
         .packages

@@ -51,7 +51,8 @@ fn print_completions(shell: clap_complete::Shell) -> Result<()> {
 
 fn write_man_pages(session: &Session, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Diagnostic::io("create", dir, e))?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(|e| Diagnostic::io("write man pages to", dir, e))?;
+    clap_mangen::generate_to(Cli::command(), dir)
+        .map_err(|e| Diagnostic::io("write man pages to", dir, e))?;
     session.say(&format!("wrote man pages to {}", dir.display()));
     session.finish(serde_json::json!({}))
 }
@@ -72,7 +73,9 @@ pub fn write_file(path: &Path, content: &[u8], mode: u32) -> Result<()> {
             .permissions(std::fs::Permissions::from_mode(mode))
             .tempfile_in(folder)?;
         temporary.write_all(content)?;
-        temporary.as_file().set_permissions(std::fs::Permissions::from_mode(mode))?;
+        temporary
+            .as_file()
+            .set_permissions(std::fs::Permissions::from_mode(mode))?;
         temporary.as_file().sync_all()?;
         temporary.persist(path)?;
         std::fs::File::open(folder)?.sync_all()

@@ -26,27 +26,48 @@ fn build(session: &Session, recipe: &str, out: &Path, lock: Option<&Path>) -> Re
     let lock = stages::lock(session, &recipe, &path, false)?;
     let out = std::path::absolute(out).map_err(|e| Diagnostic::io("find", out, e))?;
     let repository = stages::repository(session, &recipe, &lock, &out)?;
-    session.say(&format!("{}\n{}", repository.path.display(), repository.bundle.display()));
+    session.say(&format!(
+        "{}\n{}",
+        repository.path.display(),
+        repository.bundle.display()
+    ));
     session.finish(json!({"manifest": repository.manifest_sha256}))
 }
 
 fn verify(session: &Session, path: &Path) -> Result<()> {
-    let report = session.stage("verify", |stage| Ok(Done::made(stages::verify(path, stage)?)))?;
+    let report = session.stage("verify", |stage| {
+        Ok(Done::made(stages::verify(path, stage)?))
+    })?;
     for problem in &report.problems {
         session.say(problem);
     }
     session.finish(json!({"complete": report.problems.is_empty(), "files": report.files, "manifest": report.manifest_sha256, "problems": report.problems}))?;
     if report.problems.is_empty() {
-        session.say(&format!("{}: complete, {} files, manifest {}", path.display(), report.files, report.manifest_sha256));
+        session.say(&format!(
+            "{}: complete, {} files, manifest {}",
+            path.display(),
+            report.files,
+            report.manifest_sha256
+        ));
         return Ok(());
     }
-    Err(Diagnostic::failed("FR-REPO-INCOMPLETE", format!("{} is not complete: {} problems", path.display(), report.problems.len())).with_hint("build it again, or install it again from its tarball"))
+    Err(Diagnostic::failed(
+        "FR-REPO-INCOMPLETE",
+        format!(
+            "{} is not complete: {} problems",
+            path.display(),
+            report.problems.len()
+        ),
+    )
+    .with_hint("build it again, or install it again from its tarball"))
 }
 
 fn install(session: &Session, tarball: &Path, target: &Path) -> Result<()> {
     let path = session.stage("install", |stage| {
         let report = stages::archive_progress(stage);
-        Ok(Done::made(offline_repo::install::install(tarball, target, None, &report)?))
+        Ok(Done::made(offline_repo::install::install(
+            tarball, target, None, &report,
+        )?))
     })?;
     session.say(&format!("installed {}", path.display()));
     session.finish(json!({"path": path}))

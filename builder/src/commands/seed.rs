@@ -23,7 +23,11 @@ pub fn run(session: &Session, args: &SeedArgs) -> Result<()> {
             for seed in &seeds {
                 stage.step(&seed.machine);
                 let volume = out.join(&seed.machine).join("seed.img");
-                let files = SeedFiles { user_data: seed.user_data.clone(), meta_data: seed.meta_data.clone(), network_config: seed.network_config.clone() };
+                let files = SeedFiles {
+                    user_data: seed.user_data.clone(),
+                    meta_data: seed.meta_data.clone(),
+                    network_config: seed.network_config.clone(),
+                };
                 files.write(&tools, &volume)?;
                 session.add_file("seed", &volume)?;
             }

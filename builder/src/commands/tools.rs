@@ -19,7 +19,9 @@ pub fn run(session: &Session, args: &ToolsArgs) -> Result<()> {
         None => stages::tools(session, stages::ToolsSource::Archive)?.sandbox(),
     };
     for (host, inside) in &args.bind {
-        let host = host.canonicalize().map_err(|e| Diagnostic::io("find", host, e))?;
+        let host = host
+            .canonicalize()
+            .map_err(|e| Diagnostic::io("find", host, e))?;
         sandbox = sandbox.bind(host, inside);
     }
     if args.network {
@@ -30,6 +32,9 @@ pub fn run(session: &Session, args: &ToolsArgs) -> Result<()> {
     let status = child.wait()?;
     match status.code() {
         Some(0) => Ok(()),
-        _ => Err(Diagnostic::failed("FR-TOOLS-PROGRAM", format!("`{}` ended with {status}", args.command.join(" ")))),
+        _ => Err(Diagnostic::failed(
+            "FR-TOOLS-PROGRAM",
+            format!("`{}` ended with {status}", args.command.join(" ")),
+        )),
     }
 }

@@ -27,11 +27,23 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
     let secret = deployment::secret(session, &loaded.deployment)?;
     let seeds = deployment::seeds(&loaded, &secret, &args.check)?;
 
-    let lock = stages::lock(session, &recipe, &out.join(format!("{}.lock", recipe.name)), false)?;
+    let lock = stages::lock(
+        session,
+        &recipe,
+        &out.join(format!("{}.lock", recipe.name)),
+        false,
+    )?;
     let repository = stages::repository(session, &recipe, &lock, &out)?;
     let tools = stages::tools(session, stages::ToolsSource::Archive)?;
     let formats = [ImageFormat::Raw, ImageFormat::Qcow2];
-    let image = bake::image(session, &recipe, &repository.path, &tools, &formats, &out.join("image"))?;
+    let image = bake::image(
+        session,
+        &recipe,
+        &repository.path,
+        &tools,
+        &formats,
+        &out.join("image"),
+    )?;
     let credentials = out.join("credentials.json");
     deployment::write_credentials(&credentials, &loaded.deployment, &secret)?;
     session.add_file("credentials", &credentials)?;

@@ -35,21 +35,64 @@ mkdir -p /var/lib/apt/lists/partial
 /// Installs `postgresql-17 patroni haproxy` from the tarball alone, signatures checked.
 pub fn install_from_bundle(world: &World) -> Result<()> {
     let dir = world.scratch("apt")?;
-    Farrow::new(world, &["repo", "build", "minimal", "--out", "."]).in_dir(&dir).succeed()?;
-    Farrow::new(world, &["image", "build", "minimal", "--out", "."]).in_dir(&dir).succeed()?;
+    Farrow::new(world, &["repo", "build", "minimal", "--out", "."])
+        .in_dir(&dir)
+        .succeed()?;
+    Farrow::new(world, &["image", "build", "minimal", "--out", "."])
+        .in_dir(&dir)
+        .succeed()?;
     let bind = format!("{}:/work", dir.display());
-    let unpack = "mkdir /work/tree && tar -xf /work/image/minimal.tar -C /work/tree --numeric-owner";
+    let unpack =
+        "mkdir /work/tree && tar -xf /work/image/minimal.tar -C /work/tree --numeric-owner";
     Farrow::new(world, &["tools", "--bind", &bind, "--", "sh", "-c", unpack]).succeed()?;
     let www = dir.join("www").to_string_lossy().into_owned();
-    Farrow::new(world, &["repo", "install", &bundle(&world.out())?.to_string_lossy(), "--target", &www]).succeed()?;
+    Farrow::new(
+        world,
+        &[
+            "repo",
+            "install",
+            &bundle(&world.out())?.to_string_lossy(),
+            "--target",
+            &www,
+        ],
+    )
+    .succeed()?;
     let tree = dir.join("tree").to_string_lossy().into_owned();
     let bind = format!("{www}:/www");
-    let inside = |script| Farrow::new(world, &["tools", "--root", &tree, "--bind", &bind, "--", "sh", "-c", script]);
+    let inside = |script| {
+        Farrow::new(
+            world,
+            &[
+                "tools", "--root", &tree, "--bind", &bind, "--", "sh", "-c", script,
+            ],
+        )
+    };
     let outcome = inside(SCRIPT).succeed()?;
-    for package in ["postgresql-17 installed", "patroni installed", "haproxy installed", "postgres (PostgreSQL) 17"] {
-        ensure!(outcome.stdout.contains(package), "`{package}` is missing in:\n{}", outcome.stdout);
+    for package in [
+        "postgresql-17 installed",
+        "patroni installed",
+        "haproxy installed",
+        "postgres (PostgreSQL) 17",
+    ] {
+        ensure!(
+            outcome.stdout.contains(package),
+            "`{package}` is missing in:\n{}",
+            outcome.stdout
+        );
     }
     inside(TAMPERED).succeed()?;
-    Farrow::new(world, &["tools", "--bind", &format!("{}:/work", dir.display()), "--", "rm", "-rf", "/work/tree"]).succeed()?;
+    Farrow::new(
+        world,
+        &[
+            "tools",
+            "--bind",
+            &format!("{}:/work", dir.display()),
+            "--",
+            "rm",
+            "-rf",
+            "/work/tree",
+        ],
+    )
+    .succeed()?;
     Ok(())
 }

@@ -22,12 +22,24 @@ fn partition(image: &Path, wanted: &str) -> Result<Partition> {
     let mut file = File::open(image)?;
     let mut table = vec![0; 34 * SECTOR as usize];
     file.read_exact(&mut table)?;
-    ensure!(&table[512..520] == b"EFI PART", "{} has no GPT", image.display());
+    ensure!(
+        &table[512..520] == b"EFI PART",
+        "{} has no GPT",
+        image.display()
+    );
     for entry in table[1024..].chunks_exact(128) {
-        let name: Vec<u16> = entry[56..128].chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).take_while(|unit| *unit != 0).collect();
+        let name: Vec<u16> = entry[56..128]
+            .chunks_exact(2)
+            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
+            .take_while(|unit| *unit != 0)
+            .collect();
         if String::from_utf16_lossy(&name) == wanted {
-            let lba = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
-            return Ok(Partition { start: lba(32) * SECTOR, size: (lba(40) - lba(32) + 1) * SECTOR });
+            let lba =
+                |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().expect("eight bytes"));
+            return Ok(Partition {
+                start: lba(32) * SECTOR,
+                size: (lba(40) - lba(32) + 1) * SECTOR,
+            });
         }
     }
     anyhow::bail!("{} has no partition {wanted}", image.display())
@@ -35,7 +47,10 @@ fn partition(image: &Path, wanted: &str) -> Result<Partition> {
 
 /// The raw image that `up` made.
 pub fn raw_image(world: &World) -> Result<PathBuf> {
-    let found = fs::read_dir(world.out().join("image"))?.flatten().map(|entry| entry.path()).find(|path| path.extension().is_some_and(|e| e == "raw"));
+    let found = fs::read_dir(world.out().join("image"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|e| e == "raw"));
     found.context("`up` made no raw image")
 }
 
@@ -72,24 +87,46 @@ pub fn nothing_secret(world: &World) -> Result<()> {
     copy_partition(&image, "root-a", &dir.join("root.erofs"))?;
     copy_partition(&image, "var", &dir.join("var.ext4"))?;
     let bind = format!("{}:/work", dir.display());
-    let outcome = Farrow::new(world, &["tools", "--bind", &bind, "--", "sh", "-c", LOOK]).succeed()?;
+    let outcome =
+        Farrow::new(world, &["tools", "--bind", &bind, "--", "sh", "-c", LOOK]).succeed()?;
     for line in outcome.stdout.lines() {
         let (what, found) = line.split_once(':').context("label")?;
         ensure!(found.trim().is_empty(), "the image holds {what}: {found}");
     }
-    ensure!(outcome.stdout.lines().count() == 7, "not everything was looked for: {}", outcome.stdout);
+    ensure!(
+        outcome.stdout.lines().count() == 7,
+        "not everything was looked for: {}",
+        outcome.stdout
+    );
     no_secret_of_this_run(world, &dir)?;
-    Farrow::new(world, &["tools", "--bind", &bind, "--", "rm", "-rf", "/work/tree", "/work/var"]).succeed()?;
+    Farrow::new(
+        world,
+        &[
+            "tools",
+            "--bind",
+            &bind,
+            "--",
+            "rm",
+            "-rf",
+            "/work/tree",
+            "/work/var",
+        ],
+    )
+    .succeed()?;
     Ok(())
 }
 
 /// The passwords of the deployment that ran from this image are nowhere in it.
 fn no_secret_of_this_run(world: &World, dir: &Path) -> Result<()> {
     let credentials = read_json(&world.out().join("credentials.json"))?;
-    let password = credentials["clusters"]["pg-test"]["test"].as_str().context("password")?;
+    let password = credentials["clusters"]["pg-test"]["test"]
+        .as_str()
+        .context("password")?;
     for part in ["root.erofs", "var.ext4"] {
         let bytes = fs::read(dir.join(part))?;
-        let found = bytes.windows(password.len()).any(|window| window == password.as_bytes());
+        let found = bytes
+            .windows(password.len())
+            .any(|window| window == password.as_bytes());
         ensure!(!found, "{part} holds a password of the deployment");
     }
     Ok(())
@@ -100,9 +137,16 @@ pub fn flipped_byte(world: &World) -> Result<()> {
     let dir = world.scratch("flipped")?;
     let source = raw_image(world)?;
     let image = dir.join(source.file_name().context("name")?);
-    let copied = std::process::Command::new("cp").arg("--sparse=always").arg(&source).arg(&image).status()?;
+    let copied = std::process::Command::new("cp")
+        .arg("--sparse=always")
+        .arg(&source)
+        .arg(&image)
+        .status()?;
     ensure!(copied.success(), "cp failed");
-    fs::copy(source.with_file_name("pigsty.manifest.json"), dir.join("pigsty.manifest.json"))?;
+    fs::copy(
+        source.with_file_name("pigsty.manifest.json"),
+        dir.join("pigsty.manifest.json"),
+    )?;
     let root = partition(&image, "root-a")?;
     // The middle of the content: a place that no table and no padding lies at.
     let place = root.start + root.size / 3;
@@ -113,15 +157,54 @@ pub fn flipped_byte(world: &World) -> Result<()> {
     file.seek(SeekFrom::Start(place))?;
     file.write_all(&[byte[0] ^ 1])?;
     file.sync_all()?;
-    let manifest = dir.join("pigsty.manifest.json").to_string_lossy().into_owned();
-    Farrow::new(world, &["image", "verify", &manifest]).run()?.expect_refusal(1, &["pigsty-"])?;
+    let manifest = dir
+        .join("pigsty.manifest.json")
+        .to_string_lossy()
+        .into_owned();
+    Farrow::new(world, &["image", "verify", &manifest])
+        .run()?
+        .expect_refusal(1, &["pigsty-"])?;
 
     let check = "meta=dd if=/dev/mapper/root of=/dev/null bs=1M";
-    Farrow::new(world, &["seed", "two-node", "--out", "seed", "--no-images", "--check", check]).in_dir(&dir).succeed()?;
+    Farrow::new(
+        world,
+        &[
+            "seed",
+            "two-node",
+            "--out",
+            "seed",
+            "--no-images",
+            "--check",
+            check,
+        ],
+    )
+    .in_dir(&dir)
+    .succeed()?;
     let shown = image.to_string_lossy().into_owned();
-    let outcome = Farrow::new(world, &["image", "boot", &shown, "--seed", "seed/meta", "--timeout", "400"]).in_dir(&dir).run()?;
-    ensure!(outcome.code == Some(1), "a falsified root booted and was read: exit {:?}\n{}", outcome.code, outcome.stdout);
-    println!("    the falsified machine ended with: {}", outcome.stderr.lines().last().unwrap_or_default());
+    let outcome = Farrow::new(
+        world,
+        &[
+            "image",
+            "boot",
+            &shown,
+            "--seed",
+            "seed/meta",
+            "--timeout",
+            "400",
+        ],
+    )
+    .in_dir(&dir)
+    .run()?;
+    ensure!(
+        outcome.code == Some(1),
+        "a falsified root booted and was read: exit {:?}\n{}",
+        outcome.code,
+        outcome.stdout
+    );
+    println!(
+        "    the falsified machine ended with: {}",
+        outcome.stderr.lines().last().unwrap_or_default()
+    );
     fs::remove_file(&image)?;
     Ok(())
 }

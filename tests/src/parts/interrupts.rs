@@ -42,16 +42,28 @@ pub fn every_stage(world: &World) -> Result<()> {
 
 fn interrupt(world: &World, dir: &Path, stage: &str, delay: Duration) -> Result<()> {
     let log = dir.join(format!("{stage}.log"));
-    let running = Farrow::new(world, &["up", "--recipe", "interrupted.toml", "--events", "--until-ready"])
-        .in_dir(dir)
-        .start(&log)?;
+    let running = Farrow::new(
+        world,
+        &[
+            "up",
+            "--recipe",
+            "interrupted.toml",
+            "--events",
+            "--until-ready",
+        ],
+    )
+    .in_dir(dir)
+    .start(&log)?;
     wait_for_stage(&log, stage)?;
     std::thread::sleep(delay);
     running.signal(Signal::SIGINT)?;
     let pid = running.child.id();
     let (code, _) = running.wait(Duration::from_secs(60))?;
     let said = fs::read_to_string(&log)?;
-    ensure!(code == Some(130) || said.contains(&later(stage)), "exit {code:?}\n{said}");
+    ensure!(
+        code == Some(130) || said.contains(&later(stage)),
+        "exit {code:?}\n{said}"
+    );
     let mut left = temporaries(&dir.join("out"));
     left.extend(temporaries(&world.root.join("cache")));
     left.extend(temporaries(&world.root.join("tools")));
@@ -71,10 +83,16 @@ fn wait_for_stage(log: &Path, stage: &str) -> Result<()> {
     let started = Instant::now();
     loop {
         let text = fs::read_to_string(log)?;
-        if text.lines().any(|line| line.contains("stage-start") && line.contains(&wanted)) {
+        if text
+            .lines()
+            .any(|line| line.contains("stage-start") && line.contains(&wanted))
+        {
             return Ok(());
         }
-        ensure!(started.elapsed() < Duration::from_secs(300), "stage {stage} did not begin:\n{text}");
+        ensure!(
+            started.elapsed() < Duration::from_secs(300),
+            "stage {stage} did not begin:\n{text}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -89,7 +107,9 @@ fn descendants_named(pid: u32) -> Result<Vec<String>> {
             continue;
         }
         let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-        let command = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default().replace('\0', " ");
+        let command = fs::read_to_string(entry.path().join("cmdline"))
+            .unwrap_or_default()
+            .replace('\0', " ");
         let parent = format!("PPid:\t{pid}\n");
         if status.contains(&parent) || command.contains("scratch/interrupts") {
             found.push(command);

@@ -17,32 +17,63 @@ use crate::Part;
 pub fn all() -> Vec<Part> {
     vec![
         part("the_bootstrap_is_small_and_fast", bootstrap_figures),
-        part("up_from_an_empty_cache_makes_both_nodes_ready", platform::first_boot),
-        part("the_platform_answers_inside_the_machines", platform::services_inside),
-        part("a_reboot_keeps_identity_data_and_configuration", platform::reboot),
-        part("clients_on_the_host_reach_the_databases", platform::clients_from_host),
+        part(
+            "up_from_an_empty_cache_makes_both_nodes_ready",
+            platform::first_boot,
+        ),
+        part(
+            "the_platform_answers_inside_the_machines",
+            platform::services_inside,
+        ),
+        part(
+            "a_reboot_keeps_identity_data_and_configuration",
+            platform::reboot,
+        ),
+        part(
+            "clients_on_the_host_reach_the_databases",
+            platform::clients_from_host,
+        ),
         part("machines_stop_on_interrupt", platform::stop),
-        part("stock_apt_installs_from_the_tarball_alone", apt::install_from_bundle),
-        part("the_image_holds_nothing_individual_or_secret", image::nothing_secret),
-        part("a_flipped_byte_in_the_root_never_passes", image::flipped_byte),
+        part(
+            "stock_apt_installs_from_the_tarball_alone",
+            apt::install_from_bundle,
+        ),
+        part(
+            "the_image_holds_nothing_individual_or_secret",
+            image::nothing_secret,
+        ),
+        part(
+            "a_flipped_byte_in_the_root_never_passes",
+            image::flipped_byte,
+        ),
         part("two_bakes_give_the_same_bytes", reproducible::two_bakes),
-        Part {
-            name: "a_plain_user_can_bake_and_plan",
-            skip: Some("NOT PROVED: the set-up of its plain user's machine is not finished".into()),
-            run: unprivileged::bake_and_plan,
-        },
+        root_part(
+            "a_plain_user_can_bake_and_plan",
+            unprivileged::bake_and_plan,
+            "root, who makes a plain user's machine",
+        ),
         part("wrong_recipes_are_refused", refusals::recipes),
-        part("wrong_deployments_and_metadata_are_refused", refusals::deployments),
+        part(
+            "wrong_deployments_and_metadata_are_refused",
+            refusals::deployments,
+        ),
         part("falsified_archives_are_refused", refusals::archives),
         part("a_truncated_tarball_is_refused", refusals::truncated_bundle),
-        root_part("a_full_disk_leaves_nothing_half_done", refusals::full_disk, "root, who may mount a small file system"),
+        root_part(
+            "a_full_disk_leaves_nothing_half_done",
+            refusals::full_disk,
+            "root, who may mount a small file system",
+        ),
         part("ctrl_c_leaves_nothing_half_done", interrupts::every_stage),
     ]
 }
 
 /// The bars of the static bootstrap; the figures are printed.
 fn bootstrap_figures(world: &e2e::world::World) -> anyhow::Result<()> {
-    let (found, bars) = (figures::bootstrap(world, &world.scratch("figures")?)?, figures::BARS);
+    let (found, bars) = (
+        figures::bootstrap(world, &world.scratch("figures")?)?,
+        figures::BARS,
+    );
     println!("    {found:?}, bars {bars:?}");
     anyhow::ensure!(found.bytes <= bars.bytes, "{} bytes", found.bytes);
     anyhow::ensure!(found.plan_ms <= bars.plan_ms, "{} ms", found.plan_ms);
@@ -51,11 +82,19 @@ fn bootstrap_figures(world: &e2e::world::World) -> anyhow::Result<()> {
 }
 
 fn part(name: &'static str, run: fn(&e2e::world::World) -> anyhow::Result<()>) -> Part {
-    Part { name, skip: None, run }
+    Part {
+        name,
+        skip: None,
+        run,
+    }
 }
 
 /// A part that needs root; for anybody else it counts as skipped.
-fn root_part(name: &'static str, run: fn(&e2e::world::World) -> anyhow::Result<()>, needs: &str) -> Part {
+fn root_part(
+    name: &'static str,
+    run: fn(&e2e::world::World) -> anyhow::Result<()>,
+    needs: &str,
+) -> Part {
     let skip = (!geteuid().is_root()).then(|| format!("needs {needs}"));
     Part { name, skip, run }
 }

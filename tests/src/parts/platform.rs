@@ -20,7 +20,12 @@ const READY_SECONDS: &str = "900";
 /// Waits for a condition inside a machine: `COMMAND` is tried each two seconds.
 macro_rules! until {
     ($condition:expr, $command:expr) => {
-        concat!("for i in $(seq 50); do ", $condition, " && break; sleep 2; done; ", $command)
+        concat!(
+            "for i in $(seq 50); do ",
+            $condition,
+            " && break; sleep 2; done; ",
+            $command
+        )
     };
 }
 
@@ -32,7 +37,8 @@ const SAME_AT_EVERY_BOOT: [&str; 3] = [
 ];
 
 const ROW: &str = "runuser -u postgres -- psql -q -d postgres -c 'create table if not exists public.kept(boot int)' -c 'insert into public.kept values (1)'";
-const ROWS: &str = "runuser -u postgres -- psql -At -d postgres -c 'select count(*) from public.kept'";
+const ROWS: &str =
+    "runuser -u postgres -- psql -At -d postgres -c 'select count(*) from public.kept'";
 
 /// Questions asked in the meta node, through its own services.
 const META: [&str; 8] = [
@@ -52,13 +58,18 @@ const META: [&str; 8] = [
 /// Questions asked in the database node.
 const DATABASE: [&str; 4] = [
     "for name in h.pigsty meta pg-meta-1 pg-test-1; do dig +short @10.10.10.10 $name; done",
-    until!("chronyc -n sources | grep -q '^\\^\\* 10.10.10.10'", "chronyc -n sources"),
+    until!(
+        "chronyc -n sources | grep -q '^\\^\\* 10.10.10.10'",
+        "chronyc -n sources"
+    ),
     "touch /usr/x 2>&1; findmnt -no FSTYPE,OPTIONS /",
     "systemctl --failed --no-legend",
 ];
 
 fn up(world: &World, further: &[&str]) -> Farrow {
-    let mut args: Vec<String> = ["up", "--json", "--timeout", READY_SECONDS].map(String::from).to_vec();
+    let mut args: Vec<String> = ["up", "--json", "--timeout", READY_SECONDS]
+        .map(String::from)
+        .to_vec();
     args.extend(further.iter().map(|word| (*word).to_owned()));
     for node in ["meta", "pg-test-1"] {
         for command in SAME_AT_EVERY_BOOT {
@@ -77,14 +88,27 @@ fn up(world: &World, further: &[&str]) -> Farrow {
 
 /// `up --until-ready --json` from an empty cache; the roles come from each machine's own bootstrap.
 pub fn first_boot(world: &World) -> Result<()> {
-    ensure!(!world.root.join("cache").exists() || std::env::var_os("FARROW_E2E_KEEP").is_some(), "the cache is not empty");
+    ensure!(
+        !world.root.join("cache").exists() || std::env::var_os("FARROW_E2E_KEEP").is_some(),
+        "the cache is not empty"
+    );
     let document = up(world, &["--until-ready"]).json()?;
     std::fs::write(world.root.join("first.json"), document.to_string())?;
     check_ready(&document)?;
-    let roles: BTreeMap<&str, &str> = nodes(&document)?.iter().filter_map(|node| Some((node["name"].as_str()?, node["role"].as_str()?))).collect();
-    ensure!(roles == BTreeMap::from([("meta", "meta"), ("pg-test-1", "database")]), "roles are {roles:?}");
+    let roles: BTreeMap<&str, &str> = nodes(&document)?
+        .iter()
+        .filter_map(|node| Some((node["name"].as_str()?, node["role"].as_str()?)))
+        .collect();
+    ensure!(
+        roles == BTreeMap::from([("meta", "meta"), ("pg-test-1", "database")]),
+        "roles are {roles:?}"
+    );
     for stage in document["stages"].as_array().context("stages")? {
-        println!("    {:>7.1} s  {}", stage["seconds"].as_f64().unwrap_or(0.0), stage["name"].as_str().unwrap_or("?"));
+        println!(
+            "    {:>7.1} s  {}",
+            stage["seconds"].as_f64().unwrap_or(0.0),
+            stage["name"].as_str().unwrap_or("?")
+        );
     }
     Ok(())
 }
@@ -94,26 +118,46 @@ fn check_ready(document: &Value) -> Result<()> {
     for node in nodes(document)? {
         ensure!(node["state"] == "ready", "{node:#}");
         let services = node["services"].as_array().context("services")?;
-        ensure!(services.len() >= 7, "only {} services on {}", services.len(), node["name"]);
+        ensure!(
+            services.len() >= 7,
+            "only {} services on {}",
+            services.len(),
+            node["name"]
+        );
         for service in services {
-            ensure!(service["state"] == "healthy", "{} on {}: {service}", service["name"], node["name"]);
+            ensure!(
+                service["state"] == "healthy",
+                "{} on {}: {service}",
+                service["name"],
+                node["name"]
+            );
         }
     }
     Ok(())
 }
 
 fn nodes(document: &Value) -> Result<&Vec<Value>> {
-    document["nodes"].as_array().context("the document has no nodes")
+    document["nodes"]
+        .as_array()
+        .context("the document has no nodes")
 }
 
 fn node<'a>(document: &'a Value, name: &str) -> Result<&'a Value> {
-    nodes(document)?.iter().find(|node| node["name"] == name).with_context(|| format!("no node {name}"))
+    nodes(document)?
+        .iter()
+        .find(|node| node["name"] == name)
+        .with_context(|| format!("no node {name}"))
 }
 
 /// The standard output of a check; a check that did not succeed is an error.
 fn answer<'a>(document: &'a Value, name: &str, command: &str) -> Result<&'a str> {
-    let checks = node(document, name)?["checks"].as_array().context("checks")?;
-    let check = checks.iter().find(|check| check["command"] == command).with_context(|| format!("no check `{command}` on {name}"))?;
+    let checks = node(document, name)?["checks"]
+        .as_array()
+        .context("checks")?;
+    let check = checks
+        .iter()
+        .find(|check| check["command"] == command)
+        .with_context(|| format!("no check `{command}` on {name}"))?;
     ensure!(check["exit"] == 0, "`{command}` on {name}: {check:#}");
     check["stdout"].as_str().map(str::trim).context("stdout")
 }
@@ -125,15 +169,28 @@ pub fn services_inside(world: &World) -> Result<()> {
     ensure!(meta(0)?.contains("SUCCESS"), "promtool: {}", meta(0)?);
     check_targets(meta(1)?)?;
     for (index, expected) in [(2, "200"), (3, "200"), (4, "200"), (5, "200 200")] {
-        ensure!(meta(index)? == expected, "{}: {}", META[index], meta(index)?);
+        ensure!(
+            meta(index)? == expected,
+            "{}: {}",
+            META[index],
+            meta(index)?
+        );
     }
     ensure!(meta(6)?.contains("verified"), "veritysetup: {}", meta(6)?);
     for (name, command) in [("meta", META[7]), ("pg-test-1", DATABASE[2])] {
         let text = answer(&document, name, command)?;
-        ensure!(text.contains("Read-only file system") && text.contains("erofs") && text.contains("ro"), "/ of {name}: {text}");
+        ensure!(
+            text.contains("Read-only file system") && text.contains("erofs") && text.contains("ro"),
+            "/ of {name}: {text}"
+        );
     }
-    let addresses: Vec<&str> = answer(&document, "pg-test-1", DATABASE[0])?.lines().collect();
-    ensure!(addresses == ["10.10.10.10", "10.10.10.10", "10.10.10.10", "10.10.10.11"], "dig: {addresses:?}");
+    let addresses: Vec<&str> = answer(&document, "pg-test-1", DATABASE[0])?
+        .lines()
+        .collect();
+    ensure!(
+        addresses == ["10.10.10.10", "10.10.10.10", "10.10.10.10", "10.10.10.11"],
+        "dig: {addresses:?}"
+    );
     let sources = answer(&document, "pg-test-1", DATABASE[1])?;
     ensure!(sources.contains("^* 10.10.10.10"), "chrony: {sources}");
     let failed = answer(&document, "pg-test-1", DATABASE[3])?;
@@ -146,17 +203,27 @@ fn check_targets(answer: &str) -> Result<()> {
     let answer: Value = serde_json::from_str(answer).with_context(|| answer.to_owned())?;
     let mut seen = BTreeSet::new();
     for row in answer["data"]["result"].as_array().context("result")? {
-        let (job, instance) = (row["metric"]["job"].as_str().unwrap_or("?"), row["metric"]["instance"].as_str().unwrap_or("?"));
+        let (job, instance) = (
+            row["metric"]["job"].as_str().unwrap_or("?"),
+            row["metric"]["instance"].as_str().unwrap_or("?"),
+        );
         ensure!(row["value"][1] == "1", "target {job} {instance} is down");
         seen.insert(instance.to_owned());
     }
     for address in ["10.10.10.10", "10.10.10.11"] {
         for port in [9100, 9101, 9630, 9631, 8008] {
-            ensure!(seen.contains(&format!("{address}:{port}")), "no target {address}:{port} in {seen:?}");
+            ensure!(
+                seen.contains(&format!("{address}:{port}")),
+                "no target {address}:{port} in {seen:?}"
+            );
         }
     }
     for port in [2379, 9090, 9091, 9093, 9115] {
-        ensure!(seen.iter().any(|instance| instance.ends_with(&format!(":{port}"))), "no target on port {port} in {seen:?}");
+        ensure!(
+            seen.iter()
+                .any(|instance| instance.ends_with(&format!(":{port}"))),
+            "no target on port {port} in {seen:?}"
+        );
     }
     Ok(())
 }
@@ -166,27 +233,54 @@ pub fn reboot(world: &World) -> Result<()> {
     let first = read_json(&world.root.join("first.json"))?;
     let started = std::time::Instant::now();
     let mut running = up(world, &["--keep-disks"]).start(&world.root.join("second-up.log"))?;
-    let second = running.read_document().with_context(|| std::fs::read_to_string(world.root.join("second-up.log")).unwrap_or_default())?;
-    println!("    warm caches to both nodes ready: {:.1} s", started.elapsed().as_secs_f64());
+    let second = running.read_document().with_context(|| {
+        std::fs::read_to_string(world.root.join("second-up.log")).unwrap_or_default()
+    })?;
+    println!(
+        "    warm caches to both nodes ready: {:.1} s",
+        started.elapsed().as_secs_f64()
+    );
     check_ready(&second)?;
     for name in ["meta", "pg-test-1"] {
         for command in SAME_AT_EVERY_BOOT {
-            let (before, after) = (answer(&first, name, command)?, answer(&second, name, command)?);
-            ensure!(!before.is_empty() && before == after, "{name}: `{command}` changed\n{before}\n{after}");
+            let (before, after) = (
+                answer(&first, name, command)?,
+                answer(&second, name, command)?,
+            );
+            ensure!(
+                !before.is_empty() && before == after,
+                "{name}: `{command}` changed\n{before}\n{after}"
+            );
         }
-        let digest = |document| -> Result<Value> { Ok(node(document, name)?["plan_digest"].clone()) };
-        ensure!(digest(&first)?.is_string() && digest(&first)? == digest(&second)?, "{name} computed another plan");
+        let digest =
+            |document| -> Result<Value> { Ok(node(document, name)?["plan_digest"].clone()) };
+        ensure!(
+            digest(&first)?.is_string() && digest(&first)? == digest(&second)?,
+            "{name} computed another plan"
+        );
     }
-    ensure!(answer(&first, "pg-test-1", ROWS)? == "1" && answer(&second, "pg-test-1", ROWS)? == "2", "the row of the first boot is gone");
+    ensure!(
+        answer(&first, "pg-test-1", ROWS)? == "1" && answer(&second, "pg-test-1", ROWS)? == "2",
+        "the row of the first boot is gone"
+    );
     *SECOND_UP.lock().expect("no panic holds it") = Some((running, second));
     Ok(())
 }
 
 /// Where a guest's port is reachable from the host.
 fn endpoint(document: &Value, name: &str, port: u16) -> Result<(String, u16)> {
-    let endpoints = node(document, name)?["endpoints"].as_array().context("endpoints")?;
-    let found = endpoints.iter().find(|endpoint| endpoint["guest_port"] == port).with_context(|| format!("{name} has no endpoint for {port}"))?;
-    let (host, port) = found["address"].as_str().context("address")?.rsplit_once(':').context("address")?;
+    let endpoints = node(document, name)?["endpoints"]
+        .as_array()
+        .context("endpoints")?;
+    let found = endpoints
+        .iter()
+        .find(|endpoint| endpoint["guest_port"] == port)
+        .with_context(|| format!("{name} has no endpoint for {port}"))?;
+    let (host, port) = found["address"]
+        .as_str()
+        .context("address")?
+        .rsplit_once(':')
+        .context("address")?;
     Ok((host.to_owned(), port.parse()?))
 }
 
@@ -208,7 +302,12 @@ fn connect(document: &Value, account: &Account<'_>, port: u16) -> Result<Client>
         .password(account.password)
         .connect_timeout(Duration::from_secs(20))
         .connect(NoTls)
-        .with_context(|| format!("{}@{} through {}:{port}", account.user, account.database, account.node))
+        .with_context(|| {
+            format!(
+                "{}@{} through {}:{port}",
+                account.user, account.database, account.node
+            )
+        })
 }
 
 /// 5433 writes, 5434 reads it back, 5436 reaches PostgreSQL itself; a wrong password is refused everywhere.
@@ -216,15 +315,33 @@ pub fn clients_from_host(world: &World) -> Result<()> {
     let guard = SECOND_UP.lock().expect("no panic holds it");
     let (_, document) = guard.as_ref().context("no machines are running")?;
     let credentials = read_json(&world.out().join("credentials.json"))?;
-    for (node, cluster, user, database) in [("pg-test-1", "pg-test", "test", "test"), ("meta", "pg-meta", "dbuser_meta", "meta")] {
-        let password = credentials["clusters"][cluster][user].as_str().context("password")?;
-        let account = Account { node, user, database, password };
+    for (node, cluster, user, database) in [
+        ("pg-test-1", "pg-test", "test", "test"),
+        ("meta", "pg-meta", "dbuser_meta", "meta"),
+    ] {
+        let password = credentials["clusters"][cluster][user]
+            .as_str()
+            .context("password")?;
+        let account = Account {
+            node,
+            user,
+            database,
+            password,
+        };
         write_and_read(document, &account)?;
         for port in [5433, 5434, 5436] {
-            let wrong = Account { password: "wrong", ..account };
+            let wrong = Account {
+                password: "wrong",
+                ..account
+            };
             match connect(document, &wrong, port) {
                 Ok(_) => bail!("{node}:{port} accepts a wrong password"),
-                Err(error) => ensure!(format!("{error:#}").contains("authentication") || format!("{error:?}").contains("28P01") || format!("{error:?}").contains("auth"), "{node}:{port}: {error:?}"),
+                Err(error) => ensure!(
+                    format!("{error:#}").contains("authentication")
+                        || format!("{error:?}").contains("28P01")
+                        || format!("{error:?}").contains("auth"),
+                    "{node}:{port}: {error:?}"
+                ),
             }
         }
     }
@@ -235,10 +352,22 @@ fn write_and_read(document: &Value, account: &Account<'_>) -> Result<()> {
     let mut write = connect(document, account, 5433)?;
     write.simple_query("create table if not exists public.from_host(n int); truncate public.from_host; insert into public.from_host values (42)")?;
     let mut read = connect(document, account, 5434)?;
-    ensure!(first_value(&mut read, "select n from public.from_host")? == "42", "5434 of {} does not read what 5433 wrote", account.node);
+    ensure!(
+        first_value(&mut read, "select n from public.from_host")? == "42",
+        "5434 of {} does not read what 5433 wrote",
+        account.node
+    );
     let mut direct = connect(document, account, 5436)?;
-    ensure!(first_value(&mut direct, "select inet_server_port()")? == "5432", "5436 of {} does not reach 5432", account.node);
-    ensure!(first_value(&mut direct, "select pg_is_in_recovery()")? == "f", "5436 of {} is no primary", account.node);
+    ensure!(
+        first_value(&mut direct, "select inet_server_port()")? == "5432",
+        "5436 of {} does not reach 5432",
+        account.node
+    );
+    ensure!(
+        first_value(&mut direct, "select pg_is_in_recovery()")? == "f",
+        "5436 of {} is no primary",
+        account.node
+    );
     Ok(())
 }
 
@@ -254,11 +383,18 @@ fn first_value(client: &mut Client, query: &str) -> Result<String> {
 
 /// Ctrl-C stops the machines, and nothing of them stays behind.
 pub fn stop(_world: &World) -> Result<()> {
-    let (running, _) = SECOND_UP.lock().expect("no panic holds it").take().context("no machines are running")?;
+    let (running, _) = SECOND_UP
+        .lock()
+        .expect("no panic holds it")
+        .take()
+        .context("no machines are running")?;
     let pid = running.child.id();
     running.signal(Signal::SIGINT)?;
     let (code, _) = running.wait(Duration::from_secs(120))?;
     ensure!(code == Some(0), "exit {code:?}");
-    ensure!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "farrow is still there");
+    ensure!(
+        !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+        "farrow is still there"
+    );
     Ok(())
 }

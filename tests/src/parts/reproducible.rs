@@ -22,7 +22,13 @@ pub fn two_bakes(world: &World) -> Result<()> {
     fs::create_dir(&cache)?;
     // Downloads are inputs and may be shared; everything that is made is made again.
     std::os::unix::fs::symlink(world.root.join("cache/downloads"), cache.join("downloads"))?;
-    let repo = Farrow::new(world, &["repo", "build", "pigsty", "--lock", &lock, "--json"]).in_dir(&dir).env("FARROW_CACHE", &cache).json()?;
+    let repo = Farrow::new(
+        world,
+        &["repo", "build", "pigsty", "--lock", &lock, "--json"],
+    )
+    .in_dir(&dir)
+    .env("FARROW_CACHE", &cache)
+    .json()?;
     let image = Farrow::new(world, &["image", "build", "pigsty", "--json"])
         .in_dir(&dir)
         .env("FARROW_CACHE", &cache)
@@ -32,7 +38,11 @@ pub fn two_bakes(world: &World) -> Result<()> {
     for kind in KINDS {
         let before = digest(&first, kind)?;
         let after = digest(&repo, kind).or_else(|_| digest(&image, kind))?;
-        ensure!(before == after, "{kind}: {before} and {after}{}", difference(world, &dir));
+        ensure!(
+            before == after,
+            "{kind}: {before} and {after}{}",
+            difference(world, &dir)
+        );
     }
     fs::remove_dir_all(dir.join("out"))?;
     Ok(())
@@ -40,7 +50,10 @@ pub fn two_bakes(world: &World) -> Result<()> {
 
 fn digest<'a>(document: &'a Value, kind: &str) -> Result<&'a str> {
     let artifacts = document["artifacts"].as_array().context("artifacts")?;
-    let found = artifacts.iter().find(|artifact| artifact["kind"] == kind).with_context(|| format!("no artefact {kind}"))?;
+    let found = artifacts
+        .iter()
+        .find(|artifact| artifact["kind"] == kind)
+        .with_context(|| format!("no artefact {kind}"))?;
     found["sha256"].as_str().context("sha256")
 }
 
@@ -50,7 +63,9 @@ fn difference(world: &World, dir: &Path) -> String {
     let Ok(first) = super::image::raw_image(world) else {
         return String::new();
     };
-    let second = dir.join("out/image").join(first.file_name().unwrap_or_default());
+    let second = dir
+        .join("out/image")
+        .join(first.file_name().unwrap_or_default());
     let (a, b) = (open(&first), open(&second));
     match a.iter().zip(&b).position(|(x, y)| x != y) {
         Some(at) => format!("; the images differ first at byte {at}"),

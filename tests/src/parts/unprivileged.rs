@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
-use e2e::world::World;
+use e2e::world::{World, read_json};
 
 /// A Debian 13 with nothing but what a plain user needs of the host: newuidmap and newgidmap
 /// (and the programs with which this part enters it).
@@ -44,13 +44,21 @@ pub fn bake_and_plan(world: &World) -> Result<()> {
     let dir = world.scratch("plain")?;
     let tree = make_host(world, &dir)?;
     let full = "/usr/bin:/bin:/usr/sbin:/home/plain";
-    let bake = "farrow image build minimal --repo repo/minimal --format tar --json";
+    let bake = "farrow image build pigsty --repo repo/pigsty --format raw --json";
 
-    let (ok, said) = as_user(world, &tree, "/home/plain", "/usr/bin/env PATH=/home/plain/only ../plain/farrow image build minimal --repo repo/minimal --format tar")?;
-    ensure!(!ok && said.contains("newuidmap"), "without newuidmap: {said}");
+    let (ok, said) = as_user(
+        world,
+        &tree,
+        "/home/plain",
+        "/usr/bin/env PATH=/home/plain/only ../plain/farrow image build pigsty --repo repo/pigsty --format raw",
+    )?;
+    ensure!(
+        !ok && said.contains("newuidmap"),
+        "without newuidmap: {said}"
+    );
     let (ok, said) = as_user(world, &tree, full, bake)?;
     ensure!(ok, "the bake failed: {said}");
-    ensure!(tree.join("home/plain/out/image/minimal.tar").is_file(), "no image was made");
+    same_as_root(world, &said)?;
     for command in [
         "farrow seed two-node --no-images",
         "farrow bootstrap --out farrow-bootstrap",
@@ -60,7 +68,27 @@ pub fn bake_and_plan(world: &World) -> Result<()> {
         ensure!(ok, "`{command}` failed: {said}");
     }
     let bind = format!("{}:/work", dir.display());
-    Farrow::new(world, &["tools", "--bind", &bind, "--", "rm", "-rf", "/work/tree"]).succeed()?;
+    Farrow::new(
+        world,
+        &["tools", "--bind", &bind, "--", "rm", "-rf", "/work/tree"],
+    )
+    .succeed()?;
+    Ok(())
+}
+
+/// The image is the one that root baked from the same repository, byte for byte.
+fn same_as_root(world: &World, said: &str) -> Result<()> {
+    let first = read_json(&world.root.join("first.json"))?;
+    let artifacts = first["artifacts"].as_array().context("artifacts")?;
+    let raw = artifacts
+        .iter()
+        .find(|artifact| artifact["kind"] == "image-raw")
+        .context("image-raw")?;
+    let sha256 = raw["sha256"].as_str().context("sha256")?;
+    ensure!(
+        said.contains(sha256),
+        "root's image has SHA-256 {sha256}, the plain user's bake said: {said}"
+    );
     Ok(())
 }
 
@@ -70,31 +98,39 @@ fn make_host(world: &World, dir: &Path) -> Result<PathBuf> {
     for args in [
         ["repo", "build", "plainhost.toml"],
         ["image", "build", "plainhost.toml"],
-        ["repo", "build", "minimal"],
     ] {
         Farrow::new(world, &args).in_dir(dir).succeed()?;
     }
     let bind = format!("{}:/work", dir.display());
-    let unpack = "mkdir /work/tree && tar -xpf /work/out/image/plainhost.tar -C /work/tree --numeric-owner";
+    let unpack =
+        "mkdir /work/tree && tar -xpf /work/out/image/plainhost.tar -C /work/tree --numeric-owner";
     Farrow::new(world, &["tools", "--bind", &bind, "--", "sh", "-c", unpack]).succeed()?;
     let tree = dir.join("tree");
-    append(&tree.join("etc/passwd"), "plain:x:1000:1000::/home/plain:/bin/sh\n")?;
+    append(
+        &tree.join("etc/passwd"),
+        "plain:x:1000:1000::/home/plain:/bin/sh\n",
+    )?;
     append(&tree.join("etc/group"), "plain:x:1000:\n")?;
     append(&tree.join("etc/subuid"), "plain:100000:65536\n")?;
     append(&tree.join("etc/subgid"), "plain:100000:65536\n")?;
     // /home of an image is a link into /var, where nothing has made its target yet.
     let link = fs::read_link(tree.join("home")).unwrap_or_else(|_| PathBuf::from("home"));
-    let home = tree.join(link.strip_prefix("/").unwrap_or(&link)).join("plain");
+    let home = tree
+        .join(link.strip_prefix("/").unwrap_or(&link))
+        .join("plain");
     fs::create_dir_all(&home)?;
     fs::copy(&world.binary, home.join("farrow"))?;
     let copied = Command::new("cp")
         .args(["-r", "--reflink=auto"])
-        .arg(dir.join("out/repo"))
+        .arg(world.out().join("repo"))
         .arg(world.project.join("recipes/services"))
         .arg(&home)
         .status()?;
     ensure!(copied.success(), "cp failed");
-    let owned = Command::new("chown").args(["-R", "1000:1000"]).arg(&home).status()?;
+    let owned = Command::new("chown")
+        .args(["-R", "1000:1000"])
+        .arg(&home)
+        .status()?;
     ensure!(owned.success(), "chown failed");
     Ok(tree)
 }
@@ -113,6 +149,7 @@ fn as_user(world: &World, tree: &Path, path: &str, command: &str) -> Result<(boo
         .env("INSIDE_PATH", path)
         .env("INSIDE", command)
         .output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned()
+        + &String::from_utf8_lossy(&output.stdout);
     Ok((output.status.success(), said))
 }
