@@ -59,6 +59,33 @@ fn copy_recipes(from: &Path, to: &Path) {
     }
 }
 
+/// Flags of the static programs: relocations in their short form (glibc 2.36 and newer read it at their own start) and
+/// equal functions only once, which together spare 140 kB. The second is known to LLVM's linker alone, so each is tried.
+fn rustflags(folder: &Path) -> String {
+    let mut flags = String::from("-C target-feature=+crt-static");
+    for argument in ["-Wl,-z,pack-relative-relocs", "-Wl,--icf=all"] {
+        let longer = format!("{flags} -C link-arg={argument}");
+        if links(folder, &longer) {
+            flags = longer;
+        }
+    }
+    flags
+}
+
+/// Whether the linker takes these flags.
+fn links(folder: &Path, flags: &str) -> bool {
+    fs::create_dir_all(folder).expect("OUT_DIR is writable");
+    let source = folder.join("probe.rs");
+    fs::write(&source, "fn main() {}\n").expect("OUT_DIR is writable");
+    Command::new(env::var_os("RUSTC").expect("set by cargo"))
+        .args(flags.split(' '))
+        .arg("-o")
+        .arg(folder.join("probe"))
+        .arg(&source)
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
 fn build(workspace: &Path, folder: &Path, target: &str) {
     let mut cargo = Command::new(env::var_os("CARGO").expect("set by cargo"));
     cargo
@@ -76,7 +103,7 @@ fn build(workspace: &Path, folder: &Path, target: &str) {
         ])
         .arg("--target-dir")
         .arg(folder)
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("RUSTFLAGS", rustflags(folder))
         // The outer cargo's settings would override these or tie the inner one to its job server.
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET")

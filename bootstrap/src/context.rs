@@ -16,6 +16,7 @@ use crate::error::{Error, Invalid, Result};
 use crate::render::Renderer;
 use crate::service::ServiceFile;
 use crate::tree;
+use crate::tuning::{self, Sizes};
 use crate::values::{Domain, Line, Role};
 
 /// What the image says of itself, `/usr/lib/farrow/image.json`.
@@ -71,6 +72,8 @@ pub struct Local {
     pub memory_mib: u64,
     /// Processors.
     pub cpus: u32,
+    /// Size of the file system with the data in MiB.
+    pub data_mib: u64,
     /// The image.
     pub image: Image,
 }
@@ -224,6 +227,7 @@ impl<'a> Platform<'a> {
             ("instance_id", text(&local.instance_id)),
             ("memory_mib", Value::from(local.memory_mib)),
             ("cpus", Value::from(local.cpus)),
+            ("data_mib", Value::from(local.data_mib)),
             ("root_hash", text(&image.root_hash)),
             ("image", serialized(image)),
         ]);
@@ -261,6 +265,7 @@ impl<'a> Platform<'a> {
             ("node", Value::from_pairs(node)),
             ("deployment", Value::from_pairs(deployment)),
             ("cluster", self.cluster_of(machine)),
+            ("sizes", self.sizes(machine, local)),
             ("services", self.targets()),
             (
                 "repository",
@@ -280,6 +285,22 @@ impl<'a> Platform<'a> {
             .map(|member| member.cluster.as_str());
         let cluster = name.and_then(|name| self.deployment.cluster(name));
         cluster.map_or(Value::from(()), serialized)
+    }
+
+    /// PostgreSQL's sizes on this machine; none on a machine without database.
+    fn sizes(&self, machine: &Machine, local: &Local) -> Value {
+        let member = machine.member.as_ref();
+        let Some(cluster) = member.and_then(|m| self.deployment.cluster(m.cluster.as_str())) else {
+            return Value::from(());
+        };
+        let connections = cluster.parameters.get("max_connections");
+        let machine = tuning::Machine {
+            cpus: u64::from(local.cpus),
+            memory_mib: local.memory_mib,
+            data_mib: local.data_mib,
+        };
+        let connections = connections.and_then(|line| line.to_string().parse().ok());
+        serialized(Sizes::of(cluster.tuning, machine, connections))
     }
 
     fn declared_node(&self, machine: &Machine) -> Vec<(&'static str, Value)> {

@@ -195,6 +195,7 @@ fn check_clusters(file: &DeploymentFile) -> Check {
             databases,
         )?;
         check_owners(&field, cluster)?;
+        check_services(&field, cluster)?;
     }
     Ok(())
 }
@@ -238,6 +239,32 @@ fn check_owners(field: &str, cluster: &ClusterFile) -> Check {
             let hint = format!("add [[cluster.user]] with name = \"{}\"", database.owner);
             let field = format!("{field}.database[{d}].owner");
             return Err(Invalid::new("FR-DEPLOYMENT-OWNER", field, message, hint));
+        }
+    }
+    Ok(())
+}
+
+fn check_services(field: &str, cluster: &ClusterFile) -> Check {
+    let names = cluster.service.iter().map(|service| service.name.as_str());
+    check_unique(&format!("{field}.service"), "services are called", names)?;
+    let mut ports = BTreeSet::from([5433, 5434, 5436, 5438]);
+    for (index, service) in cluster.service.iter().enumerate() {
+        let name = service.name.as_str();
+        if ["primary", "replica", "default", "offline"].contains(&name) {
+            let field = format!("{field}.service[{index}].name");
+            let message = format!("every cluster has a service {name} already");
+            let code = "FR-DEPLOYMENT-NAME-TWICE";
+            return Err(Invalid::new(code, field, message, "choose another name"));
+        }
+        let field = format!("{field}.service[{index}].port");
+        let code = "FR-DEPLOYMENT-PORT";
+        if !(5433..=5499).contains(&service.port) {
+            let message = format!("port {} is not in 5433 to 5499", service.port);
+            return Err(Invalid::new(code, field, message, "choose one of those"));
+        }
+        if !ports.insert(service.port) {
+            let message = format!("port {} belongs to another service", service.port);
+            return Err(Invalid::new(code, field, message, "choose a free one"));
         }
     }
     Ok(())

@@ -5,11 +5,13 @@ use std::net::Ipv4Addr;
 
 use serde::Serialize;
 
+use crate::availability::{HbaRule, Rto, Service, Timers};
 use crate::contradictions::{self, machine_name, no_primary};
 use crate::document::{ClusterFile, Database, Dcs, DeploymentFile, MetaFile, Portal, Qemu, User};
 use crate::error::{Invalid, Result};
 use crate::toml_text;
 use crate::tree::Tree;
+use crate::tuning::Tuning;
 use crate::values::{Domain, Line, MemberRole, Name, Role, SqlName, Subnet};
 
 const DOCUMENT: &str = "deployment";
@@ -78,6 +80,18 @@ pub struct Cluster {
     pub users: Vec<User>,
     /// Databases by name.
     pub databases: Vec<Database>,
+    /// Services on ports besides the usual four, by port.
+    pub services: Vec<Service>,
+    /// Rules for logging in besides the built-in ones, in the document's order.
+    pub hba: Vec<HbaRule>,
+    /// How fast it fails over.
+    pub rto: Rto,
+    /// The timers of that.
+    pub timers: Timers,
+    /// Bytes of WAL that a promoted replica may lack; 0 means synchronous replication.
+    pub rpo: u64,
+    /// Which workload PostgreSQL's sizes are for.
+    pub tuning: Tuning,
     /// PostgreSQL parameters.
     pub parameters: BTreeMap<SqlName, Line>,
 }
@@ -299,6 +313,12 @@ fn valid_cluster(
         primary,
         users: sorted(file.user, |a, b| a.name < b.name),
         databases: sorted(file.database, |a, b| a.name < b.name),
+        services: sorted(file.service, |a, b| a.port < b.port),
+        hba: file.hba,
+        rto: file.rto,
+        timers: file.rto.timers(),
+        rpo: file.rpo,
+        tuning: file.tuning,
         parameters: file.parameters,
     })
 }

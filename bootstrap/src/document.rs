@@ -8,6 +8,8 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::availability::{DEFAULT_RPO, HbaRule, Rto, Service};
+use crate::tuning::Tuning;
 use crate::values::{Domain, Line, MemberRole, Name, SqlName, Subnet};
 
 /// The version of the format this crate reads.
@@ -94,6 +96,21 @@ pub struct ClusterFile {
     /// Business databases.
     #[serde(default)]
     pub database: Vec<Database>,
+    /// Services on ports besides the usual four.
+    #[serde(default)]
+    pub service: Vec<Service>,
+    /// Who may log in from where, besides the built-in rules.
+    #[serde(default)]
+    pub hba: Vec<HbaRule>,
+    /// How fast it fails over (default: norm).
+    #[serde(default)]
+    pub rto: Rto,
+    /// Bytes of WAL that a replica may lack and still be promoted; 0 means synchronous replication (default: 1 MiB).
+    #[serde(default = "default_rpo")]
+    pub rpo: u64,
+    /// Which workload PostgreSQL's sizes are for (default: auto).
+    #[serde(default)]
+    pub tuning: Tuning,
     /// PostgreSQL parameters.
     #[serde(default)]
     pub parameters: BTreeMap<SqlName, Line>,
@@ -206,6 +223,10 @@ impl Default for Qemu {
             machine: BTreeMap::new(),
         }
     }
+}
+
+fn default_rpo() -> u64 {
+    DEFAULT_RPO
 }
 
 fn yes() -> bool {

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Invalid, Result};
 use crate::tree;
 
+/// Where databases are.
+const DATA: &str = "/var";
+
 /// Facts of one machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +25,9 @@ pub struct Facts {
     pub memory_mib: u64,
     /// Processors this process may use.
     pub cpus: u32,
+    /// Size of the file system with the data in MiB; 0 when it is not known.
+    #[serde(default)]
+    pub data_mib: u64,
 }
 
 /// A network interface.
@@ -48,6 +54,7 @@ impl Facts {
             interfaces: probe_interfaces(),
             memory_mib: parse_memory(&memory),
             cpus,
+            data_mib: file_system_mib(DATA),
         }
     }
 
@@ -63,6 +70,12 @@ impl Facts {
             invalid.in_document(&path.display().to_string()).into()
         })
     }
+}
+
+/// Size of the file system that holds a folder, in MiB; 0 when there is no such folder.
+fn file_system_mib(folder: &str) -> u64 {
+    nix::sys::statvfs::statvfs(folder)
+        .map_or(0, |found| (found.blocks() * found.fragment_size()) >> 20)
 }
 
 /// `MemTotal` of /proc/meminfo in MiB; 0 when it is not there.

@@ -7,6 +7,7 @@
 pub mod accounts;
 mod applied;
 pub mod apply;
+pub mod availability;
 pub mod boot;
 pub mod catalogue;
 mod checks;
@@ -40,6 +41,7 @@ mod start;
 pub mod status;
 pub mod toml_text;
 pub mod tree;
+pub mod tuning;
 mod units;
 pub mod userdata;
 pub mod values;

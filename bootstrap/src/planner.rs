@@ -56,6 +56,7 @@ impl Plan {
                 .unwrap_or_else(|| machine.name.to_string()),
             memory_mib: inputs.facts.memory_mib,
             cpus: inputs.facts.cpus,
+            data_mib: inputs.facts.data_mib,
             image: inputs.image.clone(),
         };
         let mut planner = Planner {

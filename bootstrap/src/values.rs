@@ -81,6 +81,16 @@ text_value!(
     check_line
 );
 
+text_value!(
+    /// IPv4 addresses, `address/prefix`, as they stand in `pg_hba.conf`.
+    Cidr,
+    check_cidr
+);
+
+fn check_cidr(text: &str) -> Result<(), String> {
+    parse_cidr(text).map(|_| ())
+}
+
 fn check_name(text: &str) -> Result<(), String> {
     let first = text.starts_with(|c: char| c.is_ascii_lowercase());
     let rest = text

@@ -68,6 +68,7 @@ pub fn facts() -> Facts {
         ],
         memory_mib: 2048,
         cpus: 2,
+        data_mib: 0,
     }
 }
 
