@@ -9,6 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::files;
+use crate::networkd::HOSTS;
 use crate::plan::{File, Plan};
 use crate::tree::read_json;
 
@@ -67,9 +68,10 @@ pub fn service_digest(plan: &Plan, service: &str) -> String {
     digest(&files.collect::<Vec<&File>>(), &links.collect::<Vec<_>>())
 }
 
-/// Digest of the network's files.
+/// Digest of the network's files that its services must be restarted for.
 pub fn network_digest(plan: &Plan) -> String {
-    digest(&plan.network, &())
+    let files = plan.network.iter().filter(|file| file.path != HOSTS);
+    digest(&files.collect::<Vec<&File>>(), &())
 }
 
 fn digest(files: &impl Serialize, links: &impl Serialize) -> String {

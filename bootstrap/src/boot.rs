@@ -15,11 +15,13 @@ use crate::context::Image;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::files;
+use crate::members::Members;
 use crate::metadata::{Metadata, Raw};
 use crate::mounts;
 use crate::networkd;
 use crate::plan::Plan;
 use crate::planner::Inputs;
+use crate::record;
 use crate::role;
 use crate::sources;
 use crate::start::start_all;
@@ -28,6 +30,9 @@ use crate::units::{self, UnitState};
 
 /// How long to wait for an address: a DHCP server's answer under load, or a driver that loads late.
 const ADDRESS_WAIT: Duration = Duration::from_secs(120);
+
+/// How long to wait for others to be done with writing.
+const LOCK_WAIT: Duration = Duration::from_secs(120);
 
 /// The network's own units.
 const NETWORK_UNITS: [&str; 2] = ["systemd-networkd.service", "systemd-resolved.service"];
@@ -50,7 +55,7 @@ pub fn run(options: &Options) -> Status {
     let publisher = Publisher::new(Path::new(STATUS_FILE));
     let mut status = Status::new(options.image.clone());
     publisher.publish(&mut status);
-    match accept(options) {
+    match accept(options, record::members()) {
         Err(error) => {
             log::error!("{error}");
             status.fail(State::Refused, &error);
@@ -71,7 +76,7 @@ pub fn run(options: &Options) -> Status {
 /// # Errors
 /// What would be refused at boot, `FR-IO`, `FR-ACCOUNT`.
 pub fn render(options: &Options, root: &Path) -> Result<Vec<String>> {
-    let accepted = accept(options)?;
+    let accepted = accept(options, Members::default())?;
     let applier = Applier::new(root)?;
     let mut paths = applier.write_network(&accepted.plan)?.paths;
     paths.extend(applier.write_services(&accepted.plan)?.paths);
@@ -82,11 +87,12 @@ pub fn render(options: &Options, root: &Path) -> Result<Vec<String>> {
 struct Accepted {
     raw: Raw,
     metadata: Metadata,
+    members: Members,
     catalogue: Catalogue,
     plan: Plan,
 }
 
-fn accept(options: &Options) -> Result<Accepted> {
+fn accept(options: &Options, members: Members) -> Result<Accepted> {
     let raw = match &options.metadata {
         Some(folder) => sources::read_seed(folder, &folder.display().to_string())?,
         None => sources::find()?,
@@ -98,6 +104,7 @@ fn accept(options: &Options) -> Result<Accepted> {
     let inputs = Inputs {
         metadata: &metadata,
         facts: &facts,
+        members: &members,
         catalogue: &catalogue,
         image: &options.image,
     };
@@ -114,6 +121,7 @@ fn accept(options: &Options) -> Result<Accepted> {
     Ok(Accepted {
         raw,
         metadata,
+        members,
         catalogue,
         plan,
     })
@@ -214,9 +222,12 @@ fn prepare(
     if options.facts.is_some() {
         facts = read_facts(options)?;
     }
+    let _lock = lock()?;
+    record::write(record::FACTS, &facts)?;
     let plan = Plan::compute(&Inputs {
         metadata: &accepted.metadata,
         facts: &facts,
+        members: &accepted.members,
         catalogue: &accepted.catalogue,
         image: &options.image,
     })?;
@@ -225,13 +236,36 @@ fn prepare(
     }
     let changes = applier.write_services(&plan)?;
     log::info!("{} files written", changes.paths.len());
+    for path in record::remove_what_is_gone(&plan, Path::new(record::OWNED))? {
+        log::info!("removed {path}");
+    }
     let before = read_units(&plan, &changes.units)?;
     Ok((plan, applier, before))
 }
 
+/// Another run, or a change of members, is over in seconds.
+fn lock() -> Result<impl Sized> {
+    let end = Instant::now() + LOCK_WAIT;
+    loop {
+        if let Some(lock) = record::try_lock()? {
+            return Ok(lock);
+        }
+        if Instant::now() >= end {
+            return Err(Error::Timeout {
+                what: "another run of farrow-bootstrap writes configuration".into(),
+                seconds: LOCK_WAIT.as_secs(),
+            });
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
 /// What the services' units are like; systemd reads its unit files again if it has not seen all of them. It reads those
 /// of a unit that was not loaded by itself, and reading all takes seconds on a slow machine.
-fn read_units(plan: &Plan, changed: &BTreeSet<String>) -> Result<BTreeMap<String, UnitState>> {
+pub(crate) fn read_units(
+    plan: &Plan,
+    changed: &BTreeSet<String>,
+) -> Result<BTreeMap<String, UnitState>> {
     let names: Vec<&str> = plan
         .services
         .iter()

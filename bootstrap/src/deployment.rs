@@ -72,10 +72,18 @@ pub struct Cluster {
     pub name: Name,
     /// Virtual address.
     pub vip: Option<Ipv4Addr>,
-    /// Members by number; exactly one is primary.
+    /// Whether machines may join that are not declared.
+    pub autoscale: bool,
+    /// How long its other members wait for the declared primary to found it; 0: for ever.
+    pub bootstrap_fallback_minutes: u32,
+    /// Members by number, then those that joined; at most one is primary.
     pub members: Vec<Member>,
-    /// The declared primary.
-    pub primary: Member,
+    /// The declared primary; only a cluster that scales by itself may have none.
+    pub primary: Option<Member>,
+    /// The member that leads, as far as is known; before that the declared primary.
+    pub leader: Option<Member>,
+    /// Instance that founds it in place of the declared primary, which did not.
+    pub founder: Option<Name>,
     /// Users by name.
     pub users: Vec<User>,
     /// Databases by name.
@@ -103,12 +111,16 @@ pub struct Member {
     pub instance: String,
     /// Machine name.
     pub name: Name,
-    /// Number in the cluster.
+    /// Number in the cluster; 0 for one that joined.
     pub seq: u32,
     /// Its address.
     pub address: Ipv4Addr,
     /// What it starts as.
     pub role: MemberRole,
+    /// Whether it is known to live.
+    pub live: bool,
+    /// Whether it is known to lead.
+    pub leader: bool,
 }
 
 /// A machine of the deployment.
@@ -297,20 +309,27 @@ fn valid_cluster(
             seq: member.seq,
             address: member.address,
             role: member.role,
+            live: false,
+            leader: false,
         };
         insert_sorted(&mut members, member, |a, b| a.seq < b.seq);
     }
     let primary = members
         .iter()
         .find(|member| member.role == MemberRole::Primary);
-    let Some(primary) = primary.cloned() else {
+    let primary = primary.cloned();
+    if primary.is_none() && !file.autoscale {
         return Err(no_primary(index, &file.name));
-    };
+    }
     Ok(Cluster {
         name: file.name,
         vip: file.vip,
+        autoscale: file.autoscale,
+        bootstrap_fallback_minutes: file.bootstrap_fallback_minutes,
         members,
+        leader: primary.clone(),
         primary,
+        founder: None,
         users: sorted(file.user, |a, b| a.name < b.name),
         databases: sorted(file.database, |a, b| a.name < b.name),
         services: sorted(file.service, |a, b| a.port < b.port),

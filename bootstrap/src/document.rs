@@ -87,6 +87,12 @@ pub struct ClusterFile {
     pub name: Name,
     /// Virtual address that follows the primary (default: none).
     pub vip: Option<Ipv4Addr>,
+    /// Whether any machine that names this cluster and has its secret may join (default: no). It may have no members declared.
+    #[serde(default)]
+    pub autoscale: bool,
+    /// Minutes after which another member founds the cluster when the declared primary has not; 0: never (default: 10).
+    #[serde(default = "ten")]
+    pub bootstrap_fallback_minutes: u32,
     /// Its machines.
     #[serde(default)]
     pub member: Vec<MemberFile>,
@@ -227,6 +233,10 @@ impl Default for Qemu {
 
 fn default_rpo() -> u64 {
     DEFAULT_RPO
+}
+
+fn ten() -> u32 {
+    10
 }
 
 fn yes() -> bool {

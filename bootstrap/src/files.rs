@@ -72,6 +72,18 @@ pub fn link_if_changed(path: &Path, target: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// Removes a file or link; false when it is not there.
+///
+/// # Errors
+/// `FR-IO`.
+pub fn remove(path: &Path) -> Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io("remove", path, error)),
+    }
+}
+
 /// One name for all attempts, so that a killed one leaves a single file which the next one replaces.
 fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -21,6 +21,9 @@ pub mod files;
 pub mod fragment;
 pub mod health;
 pub mod http;
+pub mod join;
+pub mod members;
+mod merge;
 pub mod metadata;
 pub mod mime;
 mod mounts;
@@ -31,6 +34,7 @@ mod plan_service;
 mod plan_text;
 pub mod planner;
 pub mod process;
+mod record;
 pub mod render;
 pub mod role;
 pub mod secrets;
@@ -54,6 +58,7 @@ pub use context::Image;
 pub use deployment::Deployment;
 pub use error::{Error, Result};
 pub use facts::Facts;
+pub use members::Members;
 pub use metadata::Metadata;
 pub use plan::Plan;
 pub use planner::Inputs;
@@ -68,6 +73,7 @@ pub fn explain(metadata: &Path, services: &Path, image: &Image, facts: &Facts) -
     Plan::compute(&Inputs {
         metadata: &Metadata::merge(&raw)?,
         facts,
+        members: &Members::default(),
         catalogue: &Catalogue::load(services)?,
         image,
     })

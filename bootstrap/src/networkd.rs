@@ -11,12 +11,20 @@ use crate::netplan::Ethernet;
 /// Where networkd looks for what the administrator wrote.
 const FOLDER: &str = "/etc/systemd/network";
 
+/// Names of all machines. Who needs it reads it again by itself.
+pub(crate) const HOSTS: &str = "/etc/hosts";
+
 /// Names and texts of the files: networkd's, resolved's drop-in, host name and hosts.
-pub fn files(metadata: &Metadata, machine: &Machine, facts: &Facts) -> Vec<(String, String)> {
-    let deployment = &metadata.deployment;
+/// `deployment` is the metadata's, with the members that are known.
+pub fn files(
+    metadata: &Metadata,
+    deployment: &Deployment,
+    machine: &Machine,
+    facts: &Facts,
+) -> Vec<(String, String)> {
     let mut files = vec![
         ("/etc/hostname".to_owned(), format!("{}\n", machine.name)),
-        ("/etc/hosts".to_owned(), hosts(deployment)),
+        (HOSTS.to_owned(), hosts(deployment)),
         (
             "/etc/systemd/resolved.conf.d/farrow.conf".to_owned(),
             resolved(deployment),

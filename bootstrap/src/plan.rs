@@ -113,6 +113,9 @@ pub struct File {
     pub service: Option<String>,
     /// Whether a change restarts or reloads the service.
     pub restart: bool,
+    /// Whether it was made one for each of something: it goes when that goes.
+    #[serde(skip)]
+    pub each: bool,
 }
 
 /// A directory.

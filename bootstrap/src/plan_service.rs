@@ -39,6 +39,7 @@ impl Planner<'_> {
                 },
                 service: None,
                 restart: true,
+                each: false,
             });
         }
         Ok(())
@@ -165,6 +166,7 @@ impl Planner<'_> {
             },
             service: Some(service.to_owned()),
             restart: file.restart,
+            each: file.for_each.is_some(),
         });
         Ok(())
     }

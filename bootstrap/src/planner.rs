@@ -1,4 +1,4 @@
-//! Computes the plan: `(metadata, facts, catalogue, image) → Plan`. Pure: no file, clock or random number is read.
+//! Computes the plan: `(metadata, facts, members, catalogue, image) → Plan`. Pure: no file, clock or random number is read.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use crate::context::{Image, Local, Platform};
 use crate::deployment::Machine;
 use crate::error::Result;
 use crate::facts::Facts;
+use crate::members::Members;
 use crate::metadata::Metadata;
 use crate::networkd;
 use crate::plan::{self, Directory, Identity, Mount, Plan};
@@ -26,6 +27,8 @@ pub struct Inputs<'a> {
     pub metadata: &'a Metadata,
     /// What it is.
     pub facts: &'a Facts,
+    /// Who else is there; nothing known at first.
+    pub members: &'a Members,
     /// What can run on it.
     pub catalogue: &'a Catalogue,
     /// What it was booted from.
@@ -46,7 +49,8 @@ impl Plan {
             .map(|member| member.cluster.to_string());
         let keyring = Keyring::new(metadata.fragment.secret.clone(), own_cluster);
         let renderer = Renderer::new(inputs.catalogue, keyring);
-        let platform = Platform::new(&metadata.deployment, inputs.catalogue, &renderer)?;
+        let deployment = metadata.deployment.with_members(inputs.members, &machine);
+        let platform = Platform::new(&deployment, inputs.catalogue, &renderer)?;
         let interface = networkd::interface(metadata, &machine, inputs.facts);
         let local = Local {
             interface: interface.clone(),
@@ -65,7 +69,12 @@ impl Plan {
             owners: BTreeMap::new(),
             plan: empty(inputs, &machine, interface),
         };
-        planner.add_network(networkd::files(metadata, &machine, inputs.facts))?;
+        planner.add_network(networkd::files(
+            metadata,
+            &deployment,
+            &machine,
+            inputs.facts,
+        ))?;
         let here = platform.services_of(&machine);
         for name in inputs.catalogue.order()? {
             if let Some(service) = here.iter().find(|service| service.file.name == *name) {

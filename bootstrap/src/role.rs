@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use crate::deployment::{Deployment, Machine};
 use crate::error::{Error, Invalid, Result};
 use crate::facts::Facts;
+use crate::join;
 use crate::metadata::Metadata;
 use crate::values::Role;
 
@@ -91,6 +92,9 @@ fn find(metadata: &Metadata, facts: &Facts) -> Result<Machine> {
         if let Some(machine) = name.as_deref().and_then(|name| deployment.machine(name)) {
             return agree(machine, &own, field);
         }
+    }
+    if let Some(machine) = join::joining(metadata, &own)? {
+        return Ok(machine);
     }
     let message = match own.as_slice() {
         [] => format!(

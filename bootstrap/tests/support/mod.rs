@@ -8,7 +8,7 @@ use bootstrap::facts::Interface;
 use bootstrap::fragment::Check;
 use bootstrap::metadata::Raw;
 use bootstrap::secrets::{DeploymentSecret, SECRET_BYTES};
-use bootstrap::{Catalogue, Deployment, Facts, Image, Inputs, Metadata, Plan, seed};
+use bootstrap::{Catalogue, Deployment, Facts, Image, Inputs, Members, Metadata, Plan, seed};
 
 /// A file of the fixtures.
 pub fn data(path: &str) -> PathBuf {
@@ -85,9 +85,15 @@ pub fn image() -> Image {
 
 /// The plan of a machine.
 pub fn plan(raw: &Raw, catalogue: &Catalogue) -> bootstrap::Result<Plan> {
+    plan_with(raw, catalogue, &Members::default())
+}
+
+/// The plan of a machine that knows of others.
+pub fn plan_with(raw: &Raw, catalogue: &Catalogue, members: &Members) -> bootstrap::Result<Plan> {
     Plan::compute(&Inputs {
         metadata: &Metadata::merge(raw)?,
         facts: &facts(),
+        members,
         catalogue,
         image: &image(),
     })
