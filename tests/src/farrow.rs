@@ -55,6 +55,28 @@ impl Farrow {
         }
     }
 
+    /// `farrow ARGS…` in a network namespace with no interface but a loopback that is down. Needs root.
+    pub fn without_network(world: &World, args: &[&str]) -> Self {
+        let plain = Self::new(world, args);
+        let mut command = Command::new("unshare");
+        command
+            .arg("--net")
+            .arg(plain.command.get_program())
+            .args(plain.command.get_args())
+            .current_dir(&world.root)
+            .stdin(Stdio::null());
+        for (name, value) in plain.command.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        Self { command, ..plain }
+    }
+
+    pub(crate) fn command_mut(&mut self) -> &mut Command {
+        &mut self.command
+    }
+
     /// Sets an environment variable.
     pub fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
         self.command.env(name, value);

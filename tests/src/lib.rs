@@ -2,5 +2,7 @@
 
 pub mod farrow;
 pub mod figures;
+pub mod fleet;
+pub mod load;
 pub mod proxy;
 pub mod world;

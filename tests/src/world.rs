@@ -19,6 +19,22 @@ impl World {
     ///
     /// With `FARROW_E2E_KEEP` set, the folders of the last run are kept, to look into one test at a time.
     pub fn prepare() -> anyhow::Result<Self> {
+        let world = Self::find()?;
+        if std::env::var_os("FARROW_E2E_KEEP").is_none() && world.root.exists() {
+            fs::remove_dir_all(&world.root)?;
+        }
+        fs::create_dir_all(&world.root)?;
+        Ok(world)
+    }
+
+    /// The folders of the last run as they are.
+    pub fn keep() -> anyhow::Result<Self> {
+        let world = Self::find()?;
+        fs::create_dir_all(&world.root)?;
+        Ok(world)
+    }
+
+    fn find() -> anyhow::Result<Self> {
         let own = std::env::current_exe()?;
         let release = own
             .ancestors()
@@ -32,16 +48,11 @@ impl World {
         let project = Path::new(env!("CARGO_MANIFEST_DIR"))
             .parent()
             .expect("a member of the workspace");
-        let world = Self {
+        Ok(Self {
             root: release.join("e2e"),
             binary: release.join("farrow"),
             project: project.to_owned(),
-        };
-        if std::env::var_os("FARROW_E2E_KEEP").is_none() && world.root.exists() {
-            fs::remove_dir_all(&world.root)?;
-        }
-        fs::create_dir_all(&world.root)?;
-        Ok(world)
+        })
     }
 
     /// A folder of its own for one test, empty.

@@ -1,0 +1,353 @@
+//! Clients that write and read all the time while something is done to the machines, and what they saw.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// Between two statements of a client.
+const PAUSE: Duration = Duration::from_millis(200);
+/// After this a client gives a statement or a connection up: what was sent into a machine without power never answers.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Between two looks at who answers `/primary`.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where a client connects.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Machine whose port it is.
+    pub node: String,
+    /// The port on the host.
+    pub address: SocketAddr,
+    /// The name that its certificate must carry.
+    pub name: String,
+}
+
+/// Who connects.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// User.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+    /// Database.
+    pub database: String,
+    /// The deployment's authority in PEM.
+    pub ca: String,
+}
+
+/// What one client saw.
+#[derive(Debug, Clone, Default)]
+pub struct Log {
+    /// Machine through which it came.
+    pub node: String,
+    /// Moments of success in seconds since the load began, with the row's id for a writer.
+    pub done: Vec<(f64, i64)>,
+    /// Statements and connections that failed.
+    pub errors: usize,
+    /// A reader's answers that came from a primary: moments.
+    pub from_primary: Vec<f64>,
+}
+
+/// Who answered `/primary` with 200, moment by moment.
+#[derive(Debug, Clone, Default)]
+pub struct Primaries {
+    /// Seconds since the load began, and the machines.
+    pub seen: Vec<(f64, Vec<String>)>,
+}
+
+/// Clients that run.
+pub struct Load {
+    started: Instant,
+    stop: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<Log>>,
+    readers: Vec<JoinHandle<Log>>,
+    watcher: JoinHandle<Primaries>,
+}
+
+/// What all clients saw.
+pub struct Seen {
+    /// Writers.
+    pub writers: Vec<Log>,
+    /// Readers.
+    pub readers: Vec<Log>,
+    /// Primaries.
+    pub primaries: Primaries,
+    /// Seconds from begin to end.
+    pub seconds: f64,
+}
+
+impl Load {
+    /// Starts a writer for each of `writers`, a reader for each of `readers`, and asks `rest` who is primary. Rows go to
+    /// the table `load`, which must exist; `first_id` is above every id in it.
+    pub fn start(
+        account: &Account,
+        writers: &[Target],
+        readers: &[Target],
+        rest: &[Target],
+        first_id: i64,
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let stop = Arc::new(AtomicBool::new(false));
+        let spawn = |target: &Target, next_id: Option<i64>| {
+            let client = Client {
+                account: account.clone(),
+                target: target.clone(),
+                tls: tls(&account.ca)?,
+                started,
+                stop: Arc::clone(&stop),
+            };
+            Ok(std::thread::spawn(move || client.run(next_id)))
+        };
+        let range = 10_000_000;
+        let writers = (0..).zip(writers);
+        let writers = writers
+            .map(|(index, target)| spawn(target, Some(first_id + index * range)))
+            .collect::<Result<_>>()?;
+        let readers = readers
+            .iter()
+            .map(|target| spawn(target, None))
+            .collect::<Result<_>>()?;
+        let (rest, stopped) = (rest.to_vec(), Arc::clone(&stop));
+        let watcher = std::thread::spawn(move || watch(&rest, started, &stopped));
+        Ok(Load {
+            started,
+            stop,
+            writers,
+            readers,
+            watcher,
+        })
+    }
+
+    /// Seconds since it began.
+    pub fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    /// Ends all clients.
+    pub fn finish(self) -> Result<Seen> {
+        self.stop.store(true, Ordering::SeqCst);
+        let seconds = self.started.elapsed().as_secs_f64();
+        let join = |threads: Vec<JoinHandle<Log>>| -> Result<Vec<Log>> {
+            let logs = threads.into_iter().map(JoinHandle::join);
+            logs.map(|log| log.map_err(|_| anyhow::anyhow!("a client panicked")))
+                .collect()
+        };
+        Ok(Seen {
+            writers: join(self.writers)?,
+            readers: join(self.readers)?,
+            primaries: self
+                .watcher
+                .join()
+                .map_err(|_| anyhow::anyhow!("the watcher panicked"))?,
+            seconds,
+        })
+    }
+}
+
+impl Seen {
+    /// The longest time without a success of the clients on `nodes`, between `from` and the end.
+    pub fn longest_gap<'a>(
+        &self,
+        logs: &'a [Log],
+        nodes: impl Fn(&str) -> bool,
+        from: f64,
+    ) -> Option<(f64, &'a str)> {
+        let logs = logs.iter().filter(|log| nodes(&log.node));
+        logs.map(|log| (log.longest_gap(from, self.seconds), log.node.as_str()))
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    /// Ids that were acknowledged.
+    pub fn acknowledged(&self) -> BTreeSet<i64> {
+        let done = self.writers.iter().flat_map(|log| &log.done);
+        done.map(|(_, id)| *id).collect()
+    }
+
+    /// Seconds in which more than one machine said it was primary.
+    pub fn two_primaries(&self) -> f64 {
+        let pairs = self.primaries.seen.windows(2);
+        pairs
+            .filter(|pair| pair[0].1.len() > 1)
+            .map(|pair| pair[1].0 - pair[0].0)
+            .sum()
+    }
+}
+
+impl Log {
+    fn longest_gap(&self, from: f64, end: f64) -> f64 {
+        let before = self.done.iter().filter(|(at, _)| *at <= from);
+        let mut last = before.map(|(at, _)| *at).fold(0.0, f64::max);
+        let mut longest: f64 = 0.0;
+        for (at, _) in self.done.iter().filter(|(at, _)| *at > from) {
+            longest = longest.max(at - last);
+            last = *at;
+        }
+        longest.max(end - last)
+    }
+}
+
+/// TLS that trusts the deployment's authority alone.
+fn tls(ca: &str) -> Result<MakeRustlsConnect> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).context("the authority's PEM")?)?;
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+struct Client {
+    account: Account,
+    target: Target,
+    tls: MakeRustlsConnect,
+    started: Instant,
+    stop: Arc<AtomicBool>,
+}
+
+impl Client {
+    fn run(self, next_id: Option<i64>) -> Log {
+        let mut log = Log {
+            node: self.target.node.clone(),
+            ..Log::default()
+        };
+        let mut next_id = next_id;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let Ok(runtime) = runtime else {
+            return log;
+        };
+        while !self.stop.load(Ordering::SeqCst) {
+            if runtime
+                .block_on(self.session(&mut log, &mut next_id))
+                .is_err()
+            {
+                log.errors += 1;
+            }
+            std::thread::sleep(PAUSE / 2);
+        }
+        log
+    }
+
+    /// One connection, until it fails or the load ends.
+    async fn session(&self, log: &mut Log, next_id: &mut Option<i64>) -> Result<()> {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host(&self.target.name)
+            .hostaddr(self.target.address.ip())
+            .port(self.target.address.port())
+            .user(&self.account.user)
+            .password(&self.account.password)
+            .dbname(&self.account.database)
+            .ssl_mode(tokio_postgres::config::SslMode::Require);
+        let connected = tokio::time::timeout(PATIENCE, config.connect(self.tls.clone()));
+        let (client, connection) = connected.await??;
+        let driver = tokio::spawn(connection);
+        let outcome = self.statements(&client, log, next_id).await;
+        driver.abort();
+        outcome
+    }
+
+    async fn statements(
+        &self,
+        client: &tokio_postgres::Client,
+        log: &mut Log,
+        next_id: &mut Option<i64>,
+    ) -> Result<()> {
+        while !self.stop.load(Ordering::SeqCst) {
+            match next_id {
+                Some(id) => {
+                    let row = *id;
+                    // An id is used once: a statement without answer may have been carried out.
+                    *id += 1;
+                    let insert = format!("insert into load values ({row})");
+                    tokio::time::timeout(PATIENCE, client.simple_query(&insert)).await??;
+                    log.done.push((self.now(), row));
+                }
+                None => {
+                    let ask = client.simple_query("select pg_is_in_recovery()");
+                    let rows = tokio::time::timeout(PATIENCE, ask).await??;
+                    let standby = rows.iter().find_map(|message| match message {
+                        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+                        _ => None,
+                    });
+                    if standby == Some("f") {
+                        log.from_primary.push(self.now());
+                    }
+                    log.done.push((self.now(), 0));
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+}
+
+/// Who answers `/primary` with 200. Only that counts here, so the certificate is not looked at.
+pub fn primaries(rest: &[Target]) -> Vec<String> {
+    let Ok(client) = reqwest::blocking::Client::builder()
+        .danger_accept_invalid_certs(true)
+        .timeout(Duration::from_secs(1))
+        .build()
+    else {
+        return Vec::new();
+    };
+    let found: Vec<Option<String>> = std::thread::scope(|scope| {
+        let asked: Vec<_> = rest
+            .iter()
+            .map(|target| {
+                let client = &client;
+                scope.spawn(move || {
+                    let url = format!("https://{}/primary", target.address);
+                    let answer = client.get(url).send().ok()?;
+                    (answer.status() == 200).then(|| target.node.clone())
+                })
+            })
+            .collect();
+        asked
+            .into_iter()
+            .map(|thread| thread.join().ok().flatten())
+            .collect()
+    });
+    found.into_iter().flatten().collect()
+}
+
+fn watch(rest: &[Target], started: Instant, stop: &AtomicBool) -> Primaries {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut log = Primaries::default();
+    while !stop.load(Ordering::SeqCst) {
+        let at = started.elapsed().as_secs_f64();
+        log.seen.push((at, primaries(rest)));
+        std::thread::sleep(LOOK);
+    }
+    log
+}
+
+/// Waits until exactly one machine says that it is primary; gives its name.
+pub fn wait_primary(rest: &[Target], limit: Duration) -> Result<String> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let started = Instant::now();
+    loop {
+        let found = primaries(rest);
+        if let [one] = &found[..] {
+            return Ok(one.clone());
+        }
+        if started.elapsed() > limit {
+            bail!("after {} s the primaries are {found:?}", limit.as_secs());
+        }
+        std::thread::sleep(LOOK);
+    }
+}
