@@ -19,6 +19,9 @@ pub const RECORD: &str = "/run/farrow/applied.json";
 /// Name under which the network is recorded; no service can be called that, since names begin with a letter.
 pub const NETWORK: &str = "/network";
 
+/// Name under which it is recorded what the members are followed with.
+pub const WATCH: &str = "/watch";
+
 /// Digests of the configuration that is in use, by service.
 #[derive(Debug, Clone, Default)]
 pub struct Applied {
@@ -44,7 +47,9 @@ impl Applied {
     }
 
     /// Records that it does. When that cannot be written, the next run restarts it once more, which does no harm.
+    /// The first boot and a change of members write to it side by side, each about its own services.
     pub fn record(&mut self, service: &str, digest: &str) {
+        self.digests = Applied::load(&self.path).digests;
         self.digests.insert(service.to_owned(), digest.to_owned());
         let written = serde_json::to_string(&self.digests)
             .map_err(|error| error.to_string())

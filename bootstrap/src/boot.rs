@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::applied::{Applied, NETWORK, RECORD, network_digest};
+use crate::applied::{Applied, NETWORK, RECORD, WATCH, network_digest};
 use crate::apply::Applier;
 use crate::catalogue::Catalogue;
 use crate::checks;
@@ -36,6 +36,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(120);
 
 /// The network's own units.
 const NETWORK_UNITS: [&str; 2] = ["systemd-networkd.service", "systemd-resolved.service"];
+
+/// Follows the members.
+const WATCH_UNIT: &str = "farrow-watch.service";
 
 /// Where everything is.
 #[derive(Debug, Clone)]
@@ -187,6 +190,7 @@ fn configure(
         }
     };
     status.plan_digest = plan.digest().ok();
+    start_watch(&plan, accepted);
     status = start_all(&plan, status, publisher, applier.accounts(), before);
     let failed = status
         .services
@@ -205,6 +209,25 @@ fn configure(
     publisher.publish(&mut status);
     checks::run_all(&plan.checks, &mut status, publisher);
     status
+}
+
+/// Members are followed from now on: a replica may wait long for its cluster to be founded. What the watching process
+/// itself goes by are the documents and facts, so it is restarted when they are new.
+fn start_watch(plan: &Plan, accepted: &Accepted) {
+    if plan.node.cluster.is_none() {
+        return;
+    }
+    let digest = accepted.raw.digest();
+    let mut applied = Applied::load(Path::new(RECORD));
+    let verb = if applied.has(WATCH, &digest) {
+        "start"
+    } else {
+        "restart"
+    };
+    match units::queue(verb, &[WATCH_UNIT]) {
+        Ok(()) => applied.record(WATCH, &digest),
+        Err(error) => log::warn!("{error}"),
+    }
 }
 
 /// Network first, then the plan once more with the facts it brought, then all files.

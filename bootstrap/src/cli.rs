@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use bootstrap::boot::{self, Options};
+use bootstrap::follow::{self, Followed};
 use bootstrap::status::{STATUS_FILE, State};
 use bootstrap::tree::read_json;
+use bootstrap::watch;
 use bootstrap::{Error, Facts, Image, Plan, Result, Status};
 use clap::{Args, Parser, Subcommand};
 use systemd_journal_logger::JournalLog;
@@ -34,6 +36,21 @@ enum Command {
     Status(StatusArgs),
     /// Print this machine's facts as JSON, for `plan --facts`.
     Facts,
+    /// Follow the members of clusters for ever: who comes and goes, who leads.
+    Watch(WatchArgs),
+    /// Bring the configuration to what the members recorded by `watch` make of it.
+    #[command(hide = true)]
+    Follow(WatchArgs),
+}
+
+#[derive(Debug, Args)]
+struct WatchArgs {
+    /// Service catalogue
+    #[arg(long, value_name = "DIR", default_value = SERVICES)]
+    services: PathBuf,
+    /// Description of the image
+    #[arg(long, value_name = "FILE", default_value = IMAGE)]
+    image: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -89,19 +106,19 @@ struct InputArgs {
     image: PathBuf,
 }
 
+/// Only a description that was asked for must exist: plans are made on machines that are no image.
+fn image(path: &Path) -> Result<Image> {
+    match Image::load(path) {
+        Err(Error::Io { .. }) if path == Path::new(IMAGE) => Ok(Image::default()),
+        other => other,
+    }
+}
+
 impl InputArgs {
     fn facts(&self) -> Result<Facts> {
         self.facts
             .as_deref()
             .map_or_else(|| Ok(Facts::probe()), Facts::load)
-    }
-
-    /// Only a description that was asked for must exist: plans are made on machines that are no image.
-    fn image(&self) -> Result<Image> {
-        match Image::load(&self.image) {
-            Err(Error::Io { .. }) if self.image == Path::new(IMAGE) => Ok(Image::default()),
-            other => other,
-        }
     }
 }
 
@@ -112,6 +129,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Run(args) => configure(args),
         Command::Status(args) => status(&args),
         Command::Facts => facts(),
+        Command::Watch(args) => watch(&args),
+        Command::Follow(args) => follow(&args),
     };
     match done {
         Ok(code) => code,
@@ -127,7 +146,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let plan: Plan = bootstrap::explain(
         &args.metadata,
         &inputs.services,
-        &inputs.image()?,
+        &image(&inputs.image)?,
         &inputs.facts()?,
     )?;
     if args.json {
@@ -140,7 +159,7 @@ fn plan(args: &PlanArgs) -> Result<ExitCode> {
 
 fn configure(args: RunArgs) -> Result<ExitCode> {
     start_log();
-    let image = args.inputs.image()?;
+    let image = image(&args.inputs.image)?;
     let options = Options {
         metadata: args.metadata,
         facts: args.inputs.facts,
@@ -229,6 +248,29 @@ fn facts() -> Result<ExitCode> {
         text.map_err(|error| Error::io("serialise", Path::new("facts"), error.into()))?
     );
     Ok(ExitCode::SUCCESS)
+}
+
+fn watch(args: &WatchArgs) -> Result<ExitCode> {
+    start_log();
+    let text = |path: &Path| path.display().to_string();
+    watch::watch(&[
+        "--services".into(),
+        text(&args.services),
+        "--image".into(),
+        text(&args.image),
+    ])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn follow(args: &WatchArgs) -> Result<ExitCode> {
+    start_log();
+    Ok(
+        match follow::follow(&args.services, &image(&args.image)?)? {
+            Followed::Done => ExitCode::SUCCESS,
+            Followed::Busy => ExitCode::from(watch::BUSY),
+            Followed::Failed => ExitCode::FAILURE,
+        },
+    )
 }
 
 fn complain(error: &Error) {

@@ -1,15 +1,24 @@
-//! A small HTTP/1.1 client for health checks on this machine: plain HTTP, no redirects, every size and time bounded.
+//! A small HTTP/1.1 client: plain HTTP over TCP or a unix socket, behind which the node's own HAProxy adds TLS. No
+//! redirects, every size and time bounded.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::error::{Error, Result};
 
 /// Largest head of a response in bytes.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// Largest body in bytes: what a health check looks at is short, and metrics pages stay below.
+/// Largest body in bytes: what a health check looks at is short, metrics pages stay below, and so does the store's content
+/// for a hundred clusters.
 const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// A response.
@@ -21,54 +30,162 @@ pub struct Response {
     pub body: String,
 }
 
-/// Asks for `http://HOST[:PORT]/PATH`, where HOST is an IPv4 address or `localhost`. The limit is for the whole exchange.
+/// A request.
+#[derive(Debug, Clone, Default)]
+pub struct Request<'a> {
+    /// `http://HOST[:PORT]/PATH`, where HOST is an IPv4 address or `localhost`, or `unix:/SOCKET:/PATH`.
+    pub url: &'a str,
+    /// Headers besides the usual ones; neither names nor values are checked.
+    pub headers: Vec<(&'a str, String)>,
+    /// A document in JSON: the request is a POST then.
+    pub body: Option<String>,
+}
+
+/// Value of the header `Authorization` for a user and password (RFC 7617).
+pub fn basic(user: &str, password: &str) -> String {
+    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
+}
+
+/// Gets a page. The limit is for the whole exchange.
 ///
 /// # Errors
 /// `FR-HTTP`.
 pub fn get(url: &str, limit: Duration) -> Result<Response> {
+    let request = Request {
+        url,
+        ..Request::default()
+    };
+    send(&request, limit)
+}
+
+/// Sends a request. The limit is for the whole exchange.
+///
+/// # Errors
+/// `FR-HTTP`.
+pub fn send(request: &Request<'_>, limit: Duration) -> Result<Response> {
     let refuse = |message: String| Error::Http {
-        url: url.to_owned(),
+        url: request.url.to_owned(),
         message,
     };
-    let (address, host, path) = parse_url(url).map_err(refuse)?;
+    let target = parse_url(request.url).map_err(refuse)?;
     let deadline = Instant::now() + limit;
-    let stream =
-        TcpStream::connect_timeout(&address, limit).map_err(|error| refuse(error.to_string()))?;
+    let stream = target
+        .connect(limit)
+        .map_err(|error| refuse(error.to_string()))?;
     let mut exchange = Exchange {
         stream,
         deadline,
         buffer: Vec::new(),
     };
     exchange
-        .ask(&host, &path)
+        .ask(&target, request)
         .and_then(|()| exchange.answer())
         .map_err(refuse)
 }
 
-fn parse_url(url: &str) -> std::result::Result<(SocketAddr, String, String), String> {
-    let rest = url.strip_prefix("http://").ok_or("only http:// is known")?;
-    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let path = if path.is_empty() { "/" } else { path };
-    if path.bytes().any(|b| b <= b' ' || b == 0x7f) {
+/// Where a request goes.
+struct Target<'a> {
+    address: Address<'a>,
+    host: &'a str,
+    path: &'a str,
+}
+
+enum Address<'a> {
+    Tcp(SocketAddr),
+    Unix(&'a str),
+}
+
+fn parse_url(url: &str) -> std::result::Result<Target<'_>, String> {
+    let target = if let Some(rest) = url.strip_prefix("unix:") {
+        let (socket, path) = rest.split_once(':').ok_or("no path after the socket")?;
+        Target {
+            address: Address::Unix(socket),
+            host: "localhost",
+            path,
+        }
+    } else {
+        let rest = url
+            .strip_prefix("http://")
+            .ok_or("only http:// and unix: are known")?;
+        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (name, port) = host.split_once(':').unwrap_or((host, "80"));
+        let ip = if name == "localhost" {
+            Ok(Ipv4Addr::LOCALHOST)
+        } else {
+            name.parse()
+        };
+        let ip = ip.map_err(|_| format!("{name:?} is neither an IPv4 address nor localhost"))?;
+        let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
+        Target {
+            address: Address::Tcp(SocketAddr::new(IpAddr::V4(ip), port)),
+            host,
+            path: if path.is_empty() { "/" } else { path },
+        }
+    };
+    if !target.path.starts_with('/') || target.path.bytes().any(|b| b <= b' ' || b == 0x7f) {
         return Err("the path has spaces or control characters".into());
     }
-    let (name, port) = host.split_once(':').unwrap_or((host, "80"));
-    let ip = if name == "localhost" {
-        Ok(Ipv4Addr::LOCALHOST)
-    } else {
-        name.parse()
-    };
-    let ip = ip.map_err(|_| format!("{name:?} is neither an IPv4 address nor localhost"))?;
-    let port = port.parse().map_err(|_| format!("{port:?} is no port"))?;
-    Ok((
-        SocketAddr::new(IpAddr::V4(ip), port),
-        host.to_owned(),
-        path.to_owned(),
-    ))
+    Ok(target)
+}
+
+impl Target<'_> {
+    fn connect(&self, limit: Duration) -> io::Result<Stream> {
+        match self.address {
+            Address::Tcp(address) => TcpStream::connect_timeout(&address, limit).map(Stream::Tcp),
+            Address::Unix(path) => connect_unix(path, limit).map(Stream::Unix),
+        }
+    }
+}
+
+/// A connection to a socket waits when the listener's queue is full, unless it was given a limit before (unix(7)).
+fn connect_unix(path: &str, limit: Duration) -> io::Result<UnixStream> {
+    let socket = socket::socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+    socket::setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+    socket::connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
+}
+
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn write_all(&mut self, bytes: &[u8], limit: Duration) -> io::Result<()> {
+        match self {
+            Stream::Tcp(stream) => {
+                stream.set_write_timeout(Some(limit))?;
+                stream.write_all(bytes)
+            }
+            Stream::Unix(stream) => {
+                stream.set_write_timeout(Some(limit))?;
+                stream.write_all(bytes)
+            }
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8], limit: Duration) -> io::Result<usize> {
+        match self {
+            Stream::Tcp(stream) => {
+                stream.set_read_timeout(Some(limit))?;
+                stream.read(buffer)
+            }
+            Stream::Unix(stream) => {
+                stream.set_read_timeout(Some(limit))?;
+                stream.read(buffer)
+            }
+        }
+    }
 }
 
 struct Exchange {
-    stream: TcpStream,
+    stream: Stream,
     deadline: Instant,
     /// What was read and not used yet.
     buffer: Vec<u8>,
@@ -77,16 +194,30 @@ struct Exchange {
 type Step<T> = std::result::Result<T, String>;
 
 impl Exchange {
-    fn ask(&mut self, host: &str, path: &str) -> Step<()> {
-        let text = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: farrow\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    fn ask(&mut self, target: &Target<'_>, request: &Request<'_>) -> Step<()> {
+        let Target { host, path, .. } = target;
+        let method = if request.body.is_some() {
+            "POST"
+        } else {
+            "GET"
+        };
+        let mut text = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: farrow\r\nAccept: */*\r\nConnection: close\r\n"
         );
+        for (name, value) in &request.headers {
+            text += &format!("{name}: {value}\r\n");
+        }
+        if let Some(body) = &request.body {
+            text += &format!(
+                "Content-Type: application/json\r\nContent-Length: {}\r\n",
+                body.len()
+            );
+        }
+        text += "\r\n";
+        text += request.body.as_deref().unwrap_or_default();
         let limit = self.remaining()?;
         self.stream
-            .set_write_timeout(Some(limit))
-            .map_err(|error| error.to_string())?;
-        self.stream
-            .write_all(text.as_bytes())
+            .write_all(text.as_bytes(), limit)
             .map_err(|error| error.to_string())
     }
 
@@ -189,13 +320,10 @@ impl Exchange {
     /// Reads some more; false at the end.
     fn fill(&mut self) -> Step<bool> {
         let limit = self.remaining()?;
-        self.stream
-            .set_read_timeout(Some(limit))
-            .map_err(|error| error.to_string())?;
         let mut chunk = [0; 4096];
         let count = self
             .stream
-            .read(&mut chunk)
+            .read(&mut chunk, limit)
             .map_err(|error| match error.kind() {
                 std::io::ErrorKind::WouldBlock => "no answer in time".to_owned(),
                 _ => error.to_string(),

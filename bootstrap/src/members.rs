@@ -38,6 +38,9 @@ pub struct Members {
 pub struct LiveCluster {
     /// Name of the member that holds the leader key.
     pub leader: Option<Name>,
+    /// Who holds it or held it last: what a name leads to until there is another leader.
+    #[serde(default)]
+    pub last_leader: Option<Name>,
     /// Member that founds the cluster in place of the declared primary, which did not.
     pub founder: Option<Name>,
     /// Members by name, which is the instance's.
@@ -268,6 +271,38 @@ impl Members {
         self.clusters.get(name)
     }
 
+    /// Keeps of `before` what a look does not tell: who led last, who may found a cluster.
+    pub fn remember(&mut self, before: &Members) {
+        for (name, cluster) in &mut self.clusters {
+            let before = before.clusters.get(name);
+            let last = before.and_then(|before| before.last_leader.clone());
+            cluster.last_leader = cluster.leader.clone().or(last);
+            if cluster.leader.is_none() {
+                cluster.founder = before.and_then(|before| before.founder.clone());
+            }
+        }
+    }
+
+    /// Whether plans are the same: states and timelines are not in them.
+    pub fn plans_as(&self, other: &Members) -> bool {
+        let skeleton = |members: &Members| {
+            let mut members = members.clone();
+            for member in members
+                .clusters
+                .values_mut()
+                .flat_map(|c| c.members.values_mut())
+            {
+                let state = if member.leaving() { "stopped" } else { "" };
+                state.clone_into(&mut member.state);
+                member.role = LiveRole::Replica;
+                member.timeline = None;
+                member.tags.clear();
+            }
+            members
+        };
+        skeleton(self) == skeleton(other)
+    }
+
     /// What differs from `before`, one line for each thing.
     pub fn changes(&self, before: &Members) -> Vec<String> {
         let none = LiveCluster::default();
@@ -333,95 +368,6 @@ impl LiveCluster {
             lines.push(format!(
                 "{cluster}: {founder} may found it in place of the declared primary"
             ));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(
-        address: &str,
-        role: LiveRole,
-        state: &str,
-        timeline: u64,
-        tags: &[(&str, &str)],
-    ) -> LiveMember {
-        LiveMember {
-            address: address.parse().unwrap(),
-            role,
-            state: state.into(),
-            timeline: Some(timeline),
-            tags: tags
-                .iter()
-                .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect(),
-        }
-    }
-
-    /// The documents are what Patroni 4.0.7 and etcd 3.5.16 answered on a running platform.
-    #[test]
-    fn patroni_and_etcd_tell_the_same() {
-        let patroni = from_patroni(include_str!("../tests/data/members/cluster.json")).unwrap();
-        let etcd = from_etcd(include_str!("../tests/data/members/range.json")).unwrap();
-        assert_eq!(patroni.leader.as_ref().unwrap().as_str(), "pg-test-1");
-        assert_eq!(Some(&patroni), etcd.cluster("pg-test"));
-        assert_eq!(etcd.clusters.len(), 2);
-        let tags = [("clonefrom", "true"), ("failover_priority", "100")];
-        assert_eq!(
-            patroni.members["pg-test-1"],
-            member("10.10.10.11", LiveRole::Primary, "running", 1, &tags)
-        );
-        assert_eq!(
-            patroni.members["pg-test-2"],
-            member("10.10.10.12", LiveRole::Replica, "streaming", 1, &tags)
-        );
-        assert_eq!(etcd.changes(&etcd), Vec::<String>::new());
-    }
-
-    #[test]
-    fn nonsense_is_left_out() {
-        let pair = |key: &str, value: &str| {
-            format!(
-                "{{\"key\": \"{}\", \"value\": \"{}\"}}",
-                STANDARD.encode(key),
-                STANDARD.encode(value)
-            )
-        };
-        let good = r#"{"api_url": "http://10.0.0.1:8008/patroni", "state": "run\nning", "tags": {"a": [1], "b": 2}}"#;
-        let pairs = [
-            pair("/pg/c/members/c-1", good),
-            pair("/pg/c/members/../../etc", good),
-            pair("/pg/c/members/c-2", "[]"),
-            pair("/pg/c/members/c-3", r#"{"api_url": "http://localhost/"}"#),
-            pair("/pg/C/members/c-4", good),
-            pair("/other/c/members/c-5", good),
-            pair("/pg/c/sync", r#"{"sync_standby": "c-1"}"#),
-            "{\"key\": \"!\", \"value\": 3}".to_owned(),
-            "null".to_owned(),
-        ];
-        let body = format!("{{\"header\": {{}}, \"kvs\": [{}]}}", pairs.join(","));
-        let members = from_etcd(&body).unwrap();
-        let cluster = members.cluster("c").unwrap();
-        assert_eq!(members.clusters.len(), 1);
-        assert_eq!(cluster.members.len(), 1);
-        let found = &cluster.members["c-1"];
-        assert_eq!(
-            (found.state.as_str(), found.role),
-            ("running", LiveRole::Sync)
-        );
-        assert_eq!(found.tags, BTreeMap::from([("b".into(), "2".into())]));
-        for body in [
-            "",
-            "[]",
-            "{}",
-            "{\"error\": \"etcdserver: user name is empty\", \"code\": 3}",
-        ] {
-            assert!(
-                from_etcd(body).is_err() && from_patroni(body).is_err(),
-                "{body}"
-            );
         }
     }
 }

@@ -111,14 +111,16 @@ fn belongs(name: &Name, cluster: &Cluster, clusters: &[Name]) -> bool {
 }
 
 fn mark(cluster: &mut Cluster, live: &LiveCluster) {
+    let is = |name: &Option<Name>, member: &Member| {
+        name.as_ref()
+            .is_some_and(|name| name.as_str() == member.instance)
+    };
     for member in &mut cluster.members {
         member.live = live.members.contains_key(member.instance.as_str());
-        member.leader = live
-            .leader
-            .as_ref()
-            .is_some_and(|leader| leader.as_str() == member.instance);
+        member.leader = is(&live.leader, member);
     }
-    if let Some(leader) = cluster.members.iter().find(|member| member.leader) {
+    let mut members = cluster.members.iter();
+    if let Some(leader) = members.find(|member| is(&live.last_leader, member)) {
         cluster.leader = Some(leader.clone());
     }
     cluster.founder.clone_from(&live.founder);

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroize;
+use sha2::{Digest, Sha256};
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::deployment::Deployment;
 use crate::error::{Invalid, Result};
@@ -51,6 +52,12 @@ impl fmt::Debug for Raw {
 }
 
 impl Raw {
+    /// SHA-256 of all of it, in hex.
+    pub fn digest(&self) -> String {
+        let text = Zeroizing::new(serde_json::to_vec(self).unwrap_or_default());
+        hex::encode(Sha256::digest(&text))
+    }
+
     /// The three files of a NoCloud seed.
     ///
     /// # Errors

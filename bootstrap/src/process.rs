@@ -114,6 +114,31 @@ pub fn run(words: &[&str], limit: Duration) -> Result<Outcome> {
     }
 }
 
+/// Runs this program itself with other arguments; what it says goes where this process's does. Gives the exit code, none
+/// when the time was over or it was killed.
+///
+/// # Errors
+/// `FR-COMMAND`.
+pub fn run_self(arguments: &[String], limit: Duration) -> Result<Option<i32>> {
+    let program = Program {
+        words: arguments,
+        user: None,
+        stdin: None,
+        env: Vec::new(),
+        limit,
+    };
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .process_group(0);
+    command
+        .spawn()
+        .and_then(|mut child| program.wait(&mut child))
+        .map(|status| status.and_then(|status| status.code()))
+        .map_err(|error| program.failed(error.to_string()))
+}
+
 impl Program<'_> {
     /// Runs the program to its end or its time limit.
     ///

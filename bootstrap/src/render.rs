@@ -40,7 +40,11 @@ impl Keyring {
         })
     }
 
-    fn password(&self, user: &str, cluster: Option<&str>) -> std::result::Result<String, String> {
+    pub(crate) fn password(
+        &self,
+        user: &str,
+        cluster: Option<&str>,
+    ) -> std::result::Result<String, String> {
         let cluster = cluster.or(self.own_cluster.as_deref());
         let cluster =
             cluster.ok_or("this machine belongs to no cluster: write password(user, cluster)")?;

@@ -98,6 +98,14 @@ pub fn keep(raw: &Raw, path: &Path) -> Result<()> {
     files::write_if_changed(path, text.as_bytes(), 0o600, None).map(|_| ())
 }
 
+/// What was last accepted: what all but the first boot of a machine goes by.
+///
+/// # Errors
+/// `FR-IO`, `FR-METADATA-KEPT`.
+pub fn kept() -> Result<Raw> {
+    read_kept(&read_text(Path::new(KEPT_COPY))?)
+}
+
 fn read_kept(text: &str) -> Result<Raw> {
     tree::read_json(text).map_err(|error| {
         let hint = "remove it, and give the machine its metadata again";

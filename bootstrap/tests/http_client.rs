@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -189,4 +190,70 @@ fn addresses_that_are_not_asked() {
             "{url}"
         );
     }
+}
+
+/// The node's own HAProxy listens on a socket and adds TLS.
+#[test]
+fn documents_are_posted_through_a_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = vec![0; 4096];
+        let mut length = 0;
+        while !request[..length].ends_with(b"{\"a\":1}") {
+            length += stream.read(&mut request[length..]).unwrap();
+        }
+        stream
+            .write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
+            .unwrap();
+        String::from_utf8_lossy(&request[..length]).into_owned()
+    });
+    let url = format!("unix:{}:/v3/kv/range", path.display());
+    let request = http::Request {
+        url: &url,
+        headers: vec![("Authorization", http::basic("patroni", "secret"))],
+        body: Some("{\"a\":1}".into()),
+    };
+    let response = http::send(&request, LIMIT).unwrap();
+    assert_eq!((response.status, response.body.as_str()), (401, "no"));
+    let said = server.join().unwrap();
+    assert!(
+        said.starts_with("POST /v3/kv/range HTTP/1.1\r\nHost: localhost\r\n"),
+        "{said}"
+    );
+    // RFC 7617's form of "patroni:secret".
+    assert!(
+        said.contains("\r\nAuthorization: Basic cGF0cm9uaTpzZWNyZXQ=\r\n"),
+        "{said}"
+    );
+    assert!(said.contains("\r\nContent-Length: 7\r\n"), "{said}");
+}
+
+/// A listener that accepts nobody, its queue full, does not hold up whoever asks.
+#[test]
+fn a_socket_that_nobody_serves_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.sock");
+    let _listener = UnixListener::bind(&path).unwrap();
+    let waiting: Vec<UnixStream> = (0..5000)
+        .map_while(|_| {
+            let stream = UnixStream::connect(&path);
+            stream.ok()
+        })
+        .take(64)
+        .collect();
+    let start = Instant::now();
+    let url = format!("unix:{}:/", path.display());
+    assert_eq!(http::get(&url, LIMIT).unwrap_err().code(), "FR-HTTP");
+    assert!(start.elapsed() < LIMIT * 3 && !waiting.is_empty());
+    assert_eq!(
+        http::get("unix:/no/such.sock:/", LIMIT).unwrap_err().code(),
+        "FR-HTTP"
+    );
+    assert_eq!(
+        http::get("unix:/no/path", LIMIT).unwrap_err().code(),
+        "FR-HTTP"
+    );
 }

@@ -2,8 +2,11 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bootstrap::members::{LiveCluster, LiveMember, LiveRole, from_etcd, from_patroni};
 use bootstrap::values::Name;
 use bootstrap::{Catalogue, Members, Metadata, Plan};
@@ -25,13 +28,14 @@ fn members(cluster: &str, leader: Option<&str>, list: &[(&str, &str)]) -> Member
         role: LiveRole::Replica,
         state: "streaming".into(),
         timeline: Some(1),
-        tags: Default::default(),
+        tags: BTreeMap::new(),
     };
     let list = list
         .iter()
         .map(|(member, address)| (name(member), live(address)));
     let found = LiveCluster {
         leader: leader.map(name),
+        last_leader: leader.map(name),
         founder: None,
         members: list.collect(),
     };
@@ -222,6 +226,90 @@ fn a_machine_joins_by_naming_its_cluster() {
         ));
         let found = bootstrap::role::identify(&Metadata::merge(&raw).unwrap(), &support::facts());
         assert!(found.is_err(), "{address} {cluster} {id}");
+    }
+}
+
+fn member(
+    address: &str,
+    role: LiveRole,
+    state: &str,
+    timeline: u64,
+    tags: &[(&str, &str)],
+) -> LiveMember {
+    LiveMember {
+        address: address.parse().unwrap(),
+        role,
+        state: state.into(),
+        timeline: Some(timeline),
+        tags: tags
+            .iter()
+            .map(|(k, v)| ((*k).into(), (*v).into()))
+            .collect(),
+    }
+}
+
+/// The documents are what Patroni 4.0.7 and etcd 3.5.16 answered on a running platform.
+#[test]
+fn patroni_and_etcd_tell_the_same() {
+    let patroni = from_patroni(include_str!("data/members/cluster.json")).unwrap();
+    let etcd = from_etcd(include_str!("data/members/range.json")).unwrap();
+    assert_eq!(patroni.leader.as_ref().unwrap().as_str(), "pg-test-1");
+    assert_eq!(Some(&patroni), etcd.cluster("pg-test"));
+    assert_eq!(etcd.clusters.len(), 2);
+    let tags = [("clonefrom", "true"), ("failover_priority", "100")];
+    assert_eq!(
+        patroni.members["pg-test-1"],
+        member("10.10.10.11", LiveRole::Primary, "running", 1, &tags)
+    );
+    assert_eq!(
+        patroni.members["pg-test-2"],
+        member("10.10.10.12", LiveRole::Replica, "streaming", 1, &tags)
+    );
+    assert_eq!(etcd.changes(&etcd), Vec::<String>::new());
+}
+
+#[test]
+fn nonsense_is_left_out() {
+    let pair = |key: &str, value: &str| {
+        format!(
+            "{{\"key\": \"{}\", \"value\": \"{}\"}}",
+            STANDARD.encode(key),
+            STANDARD.encode(value)
+        )
+    };
+    let good = r#"{"api_url": "http://10.0.0.1:8008/patroni", "state": "run\nning", "tags": {"a": [1], "b": 2}}"#;
+    let pairs = [
+        pair("/pg/c/members/c-1", good),
+        pair("/pg/c/members/../../etc", good),
+        pair("/pg/c/members/c-2", "[]"),
+        pair("/pg/c/members/c-3", r#"{"api_url": "http://localhost/"}"#),
+        pair("/pg/C/members/c-4", good),
+        pair("/other/c/members/c-5", good),
+        pair("/pg/c/sync", r#"{"sync_standby": "c-1"}"#),
+        "{\"key\": \"!\", \"value\": 3}".to_owned(),
+        "null".to_owned(),
+    ];
+    let body = format!("{{\"header\": {{}}, \"kvs\": [{}]}}", pairs.join(","));
+    let members = from_etcd(&body).unwrap();
+    let cluster = members.cluster("c").unwrap();
+    assert_eq!(members.clusters.len(), 1);
+    assert_eq!(cluster.members.len(), 1);
+    let found = &cluster.members["c-1"];
+    assert_eq!(
+        (found.state.as_str(), found.role),
+        ("running", LiveRole::Sync)
+    );
+    assert_eq!(found.tags, BTreeMap::from([("b".into(), "2".into())]));
+    for body in [
+        "",
+        "[]",
+        "{}",
+        "{\"error\": \"etcdserver: user name is empty\", \"code\": 3}",
+    ] {
+        assert!(
+            from_etcd(body).is_err() && from_patroni(body).is_err(),
+            "{body}"
+        );
     }
 }
 

@@ -217,6 +217,11 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
             0o644,
             embedded::BOOTSTRAP_UNIT.as_bytes(),
         ),
+        regular(
+            "/usr/lib/systemd/system/farrow-watch.service",
+            0o644,
+            embedded::WATCH_UNIT.as_bytes(),
+        ),
         // The mount point of the embedded repository; the root is read-only when it is mounted.
         FileEntry {
             path: format!("/www/{}", recipe.repository),

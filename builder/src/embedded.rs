@@ -11,6 +11,9 @@ pub static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/farrow-init")
 /// The unit that starts the bootstrap.
 pub static BOOTSTRAP_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-bootstrap.service");
 
+/// The unit that follows the members of clusters; the bootstrap starts it.
+pub static WATCH_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-watch.service");
+
 /// The text of a shipped recipe.
 pub fn recipe(name: &str) -> Option<&'static str> {
     RECIPES.get_file(format!("{name}.toml"))?.contents_utf8()

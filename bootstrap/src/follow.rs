@@ -1,0 +1,106 @@
+//! What a change of members comes to: the same plan as at boot, from the documents that were accepted there, and of it only
+//! what differs. Everything can be repeated; whoever is killed here is followed by one who does the rest.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::applied::{Applied, RECORD, service_digest};
+use crate::apply::Applier;
+use crate::boot::read_units;
+use crate::catalogue::Catalogue;
+use crate::context::Image;
+use crate::error::Result;
+use crate::facts::Facts;
+use crate::metadata::Metadata;
+use crate::plan::{Plan, Service};
+use crate::planner::Inputs;
+use crate::{process, record, sources, units};
+
+/// Limit of a reload.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Followed {
+    /// All is as planned.
+    Done,
+    /// Somebody else writes configuration: try again soon.
+    Busy,
+    /// A service could not be reloaded: try again later.
+    Failed,
+}
+
+/// Brings this machine's configuration to what the recorded members make of it.
+///
+/// # Errors
+/// What would be refused at boot, `FR-IO`.
+pub fn follow(services: &Path, image: &Image) -> Result<Followed> {
+    let Some(_lock) = record::try_lock()? else {
+        return Ok(Followed::Busy);
+    };
+    let metadata = Metadata::merge(&sources::kept()?)?;
+    let facts = record::facts().unwrap_or_else(Facts::probe);
+    let members = record::members();
+    let catalogue = Catalogue::load(services)?;
+    let plan = Plan::compute(&Inputs {
+        metadata: &metadata,
+        facts: &facts,
+        members: &members,
+        catalogue: &catalogue,
+        image,
+    })?;
+    let applier = Applier::new(Path::new("/"))?;
+    let mut changes = applier.write_network(&plan)?;
+    let written = applier.write_services(&plan)?;
+    changes.paths.extend(written.paths);
+    for path in &changes.paths {
+        log::info!("wrote {path}");
+    }
+    let removed = record::remove_what_is_gone(&plan, Path::new(record::OWNED))?;
+    for path in &removed {
+        log::info!("removed {path}");
+    }
+    let states = read_units(&plan, &written.units)?;
+    let mut failed = false;
+    for service in &plan.services {
+        let state = service.unit.as_ref().and_then(|unit| states.get(unit));
+        let state = state.map_or("", |state| state.active.as_str());
+        // What does not run is for the boot to start, with the files that are there by then.
+        if matches!(state, "active" | "reloading") {
+            failed |= !reload(&plan, service);
+        }
+    }
+    Ok(if failed {
+        Followed::Failed
+    } else {
+        Followed::Done
+    })
+}
+
+/// Reloads a service if its files differ from what it was last started with; false when that did not work.
+fn reload(plan: &Plan, service: &Service) -> bool {
+    let digest = service_digest(plan, &service.name);
+    let mut applied = Applied::load(Path::new(RECORD));
+    if applied.has(&service.name, &digest) {
+        return true;
+    }
+    let unit = service.unit.as_deref().unwrap_or_default();
+    let done = match &service.reload {
+        Some(command) => {
+            let words: Vec<&str> = command.iter().map(String::as_str).collect();
+            process::run(&words, LIMIT).map(|_| ())
+        }
+        None => units::restart(unit, LIMIT),
+    };
+    match done {
+        Ok(()) => {
+            log::info!("reloaded {}", service.name);
+            applied.record(&service.name, &digest);
+            true
+        }
+        Err(error) => {
+            log::warn!("{}: {error}", service.name);
+            false
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `watch`: looks every other second at who is there, and lets [`crate::follow`] do what a change comes to, in a process of
+//! its own, so that this one stays small.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::facts::Facts;
+use crate::founder::Patience;
+use crate::members::Members;
+use crate::metadata::Metadata;
+use crate::observe::Source;
+use crate::{process, record, role, sources};
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// First and longest time until what failed is tried again; it doubles.
+const FIRST_RETRY: Duration = Duration::from_secs(4);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+
+/// Limit of one change: it includes reloads.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Exit code of a change that has to wait for others (EX_TEMPFAIL of sysexits.h).
+pub const BUSY: u8 = 75;
+
+/// Watches for ever.
+///
+/// # Errors
+/// When this machine has accepted no metadata, or is nobody's member.
+pub fn watch(arguments: &[String]) -> Result<()> {
+    let metadata = Metadata::merge(&sources::kept()?)?;
+    let facts = record::facts().unwrap_or_else(Facts::probe);
+    let machine = role::identify(&metadata, &facts)?;
+    let Some(mut source) = Source::of(&metadata, &machine) else {
+        log::info!("this machine is a member of no cluster: nothing to watch");
+        return Ok(());
+    };
+    let mut patience = Patience::new(&metadata.deployment, &machine);
+    drop((metadata, facts, machine));
+    let mut work = Work::new(arguments);
+    let mut members = record::members();
+    let mut outage: Option<Instant> = None;
+    loop {
+        match source.look() {
+            Ok(mut found) => {
+                if let Some(since) = outage.take() {
+                    log::info!(
+                        "members are known again after {} s",
+                        since.elapsed().as_secs()
+                    );
+                }
+                found.remember(&members);
+                patience.watch(&mut found);
+                let same = found.plans_as(&members);
+                if note(&mut members, found) && !same {
+                    work.ask();
+                }
+            }
+            Err(message) if outage.is_none() => {
+                log::warn!("members are not known, keeping what was: {message}");
+                outage = Some(Instant::now());
+            }
+            Err(_) => {}
+        }
+        work.go_on();
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Records what was found; false when nothing is new. What cannot be recorded is found again at the next look.
+fn note(members: &mut Members, found: Members) -> bool {
+    if found == *members && Path::new(record::MEMBERS).exists() {
+        return false;
+    }
+    for line in found.changes(members) {
+        log::info!("{line}");
+    }
+    match record::write(record::MEMBERS, &found) {
+        Ok(_) => {
+            *members = found;
+            true
+        }
+        Err(error) => {
+            log::warn!("{error}");
+            false
+        }
+    }
+}
+
+/// Changes that are to be made.
+struct Work {
+    command: Vec<String>,
+    /// When to make them; none when all is done.
+    at: Option<Instant>,
+    retry: Duration,
+}
+
+impl Work {
+    /// The first change is made at once: whoever watched before may have been killed before it made its last.
+    fn new(arguments: &[String]) -> Self {
+        let mut command = vec!["follow".to_owned()];
+        command.extend_from_slice(arguments);
+        Work {
+            command,
+            at: Some(Instant::now()),
+            retry: FIRST_RETRY,
+        }
+    }
+
+    fn ask(&mut self) {
+        self.at = Some(Instant::now());
+        self.retry = FIRST_RETRY;
+    }
+
+    fn go_on(&mut self) {
+        let now = Instant::now();
+        if self.at.is_none_or(|at| at > now) {
+            return;
+        }
+        match process::run_self(&self.command, LIMIT) {
+            Ok(Some(0)) => self.at = None,
+            Ok(Some(code)) if code == i32::from(BUSY) => {}
+            other => {
+                log::warn!(
+                    "the change is not complete ({other:?}); again in {} s",
+                    self.retry.as_secs()
+                );
+                self.at = Some(Instant::now() + self.retry);
+                self.retry = (self.retry * 2).min(LONGEST_RETRY);
+            }
+        }
+    }
+}
