@@ -30,6 +30,19 @@ pub struct Facts {
     pub data_mib: u64,
 }
 
+/// What this machine may take of a host that it shares with others, and sees whole all the same: JSON with any
+/// of these keys. Whoever runs the machine as a container writes it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Limits {
+    memory_mib: Option<u64>,
+    cpus: Option<u32>,
+    data_mib: Option<u64>,
+}
+
+/// Where [`Limits`] are.
+const LIMITS: &str = "/etc/farrow/limits.json";
+
 /// A network interface.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,12 +63,23 @@ impl Facts {
         let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let cpus =
             std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1));
-        Facts {
+        let limits = fs::read_to_string(LIMITS).unwrap_or_default();
+        let facts = Facts {
             interfaces: probe_interfaces(),
             memory_mib: parse_memory(&memory),
             cpus,
             data_mib: file_system_mib(DATA),
-        }
+        };
+        facts.limited(&limits)
+    }
+
+    /// No more than the document of limits allows; one that cannot be read limits nothing.
+    fn limited(mut self, limits: &str) -> Self {
+        let limits: Limits = tree::read_json(limits).unwrap_or_default();
+        self.memory_mib = self.memory_mib.min(limits.memory_mib.unwrap_or(u64::MAX));
+        self.cpus = self.cpus.min(limits.cpus.unwrap_or(u32::MAX));
+        self.data_mib = self.data_mib.min(limits.data_mib.unwrap_or(u64::MAX));
+        self
     }
 
     /// Reads facts saved as JSON.
@@ -121,6 +145,23 @@ mod tests {
             2000
         );
         assert_eq!(parse_memory(""), 0);
+    }
+
+    #[test]
+    fn limits_only_take_away() {
+        let host = Facts {
+            memory_mib: 4000,
+            cpus: 2,
+            ..Facts::default()
+        };
+        for (limits, memory_mib, cpus) in [
+            ("", 4000, 2),
+            (r#"{"memory_mib": 1024, "cpus": 8}"#, 1024, 2),
+            (r#"{"cpus": 1}"#, 4000, 1),
+        ] {
+            let found = host.clone().limited(limits);
+            assert_eq!((found.memory_mib, found.cpus), (memory_mib, cpus));
+        }
     }
 
     #[test]

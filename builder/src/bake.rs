@@ -85,8 +85,38 @@ pub fn image(
     formats: &[ImageFormat],
     out: &Path,
 ) -> Result<Baked> {
-    let source = open(repository, recipe)?;
+    let (source, closure, tree) = root_tree(session, recipe, repository)?;
     interrupt::clean_on_interrupt(out);
+    let mut baked = Baked {
+        artifacts: Vec::new(),
+    };
+    if formats.contains(&ImageFormat::Tar) {
+        baked
+            .artifacts
+            .push(("image-tar".into(), tar(session, recipe, &tree, tools, out)?));
+    }
+    let disks: Vec<Format> = formats
+        .iter()
+        .filter_map(|format| disk_format(*format))
+        .collect();
+    if !disks.is_empty() {
+        let input = disk_input(recipe, &source, &closure, &tree, disks)?;
+        disk_images(session, &input, tools, out, &mut baked)?;
+    }
+    Ok(baked)
+}
+
+/// The tree that becomes the root of every image of a recipe.
+pub fn tree(session: &Session, recipe: &Recipe, repository: &Path) -> Result<RootTree> {
+    root_tree(session, recipe, repository).map(|(_, _, tree)| tree)
+}
+
+fn root_tree(
+    session: &Session,
+    recipe: &Recipe,
+    repository: &Path,
+) -> Result<(Source, Vec<ClosurePackage>, RootTree)> {
+    let source = open(repository, recipe)?;
     interrupt::clean_on_interrupt(&session.paths.cache);
     let closure = source.repository.closure(&recipe.roots(), true)?;
     let input = root_input(recipe, &source, &closure)?;
@@ -112,23 +142,7 @@ pub fn image(
             reused: reused.into_inner(),
         })
     })?;
-    let mut baked = Baked {
-        artifacts: Vec::new(),
-    };
-    if formats.contains(&ImageFormat::Tar) {
-        baked
-            .artifacts
-            .push(("image-tar".into(), tar(session, recipe, &tree, tools, out)?));
-    }
-    let disks: Vec<Format> = formats
-        .iter()
-        .filter_map(|format| disk_format(*format))
-        .collect();
-    if !disks.is_empty() {
-        let input = disk_input(recipe, &source, &closure, &tree, disks)?;
-        disk_images(session, &input, tools, out, &mut baked)?;
-    }
-    Ok(baked)
+    Ok((source, closure, tree))
 }
 
 fn disk_format(format: ImageFormat) -> Option<Format> {

@@ -141,6 +141,12 @@ pub struct UpArgs {
     /// How long the machines may take to become ready
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub timeout: u64,
+    /// Run the machines as containers instead of in QEMU: the same root, ready in seconds; for root only
+    #[arg(long)]
+    pub containers: bool,
+    /// Switch machines on later than the others, as NODE=SECONDS,…
+    #[arg(long, value_name = "NODE=SECONDS,…", value_delimiter = ',', value_parser = parse_delay)]
+    pub start_delays: Vec<(String, std::time::Duration)>,
     /// Keep the disks of the last run's machines instead of starting from the image
     #[arg(long)]
     pub keep_disks: bool,
@@ -154,6 +160,14 @@ fn parse_check(text: &str) -> Result<(String, String), String> {
         Some((node, command)) if !node.is_empty() && !command.is_empty() => Ok((node.into(), command.into())),
         _ => Err("expected NODE=COMMAND, such as meta='promtool check config /etc/prometheus/prometheus.yml'".into()),
     }
+}
+
+fn parse_delay(text: &str) -> Result<(String, std::time::Duration), String> {
+    let parsed = text.split_once('=').and_then(|(node, seconds)| {
+        let seconds = std::time::Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?;
+        Some((node.to_owned(), seconds))
+    });
+    parsed.ok_or_else(|| "expected NODE=SECONDS, such as meta=7.5".into())
 }
 
 /// Arguments of `farrow lock`.

@@ -1,30 +1,39 @@
-//! Machines of a deployment in QEMU: planned as values, started side by side, awaited, reported.
+//! Machines of a deployment, in QEMU or as containers: planned as values, started side by side, awaited, reported.
+
+pub mod containers;
+mod node;
+pub mod qemu;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use bootstrap::Deployment;
 use bootstrap::deployment::Machine;
 use bootstrap::values::Role;
-use images::accel::Accelerator;
-use images::qemu::Host;
-use images::qemu_command::{self, Forward, ImageFormat, Protocol};
-use images::qemu_fleet::{Event, Fleet};
+use images::qemu_fleet::{Event, Fleet, Guest};
+use images::qemu_watch::NodeStatus;
 use images::seed::SeedFiles;
-use images::switch::Switch;
-use images::tools::ToolsTree;
 use serde_json::{Value, json};
 
 use crate::deployment::{Macs, Seed};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::session::Stage;
+use containers::Containers;
+use node::Node;
+use qemu::Qemu;
+
+/// How often machines are looked at.
+pub const TICK: Duration = Duration::from_millis(50);
 
 /// What one machine is to be.
 pub struct Planned {
     /// Its name.
     pub name: String,
+    /// Whether it is a meta node.
+    pub meta: bool,
     /// Address on the private network.
     pub address: String,
     /// Size of memory in MiB, processors, size of the disk in GiB.
@@ -50,28 +59,23 @@ pub struct ServicePort {
     pub number: u16,
 }
 
-/// What the machines boot from.
-pub struct Boot<'a> {
-    /// Where QEMU comes from.
-    pub tools: &'a ToolsTree,
-    /// The image; never written to.
-    pub image: PathBuf,
-    /// Its format.
-    pub format: ImageFormat,
-    /// Folder for disks and logs, one folder a machine.
-    pub run_dir: PathBuf,
-    /// Where it is remembered whether KVM works.
-    pub cache: PathBuf,
-    /// Whether the last run's disks are used again.
-    pub keep_disks: bool,
+/// When a machine is switched on, counted from the start of the fleet.
+pub type Delays = [(String, Duration)];
+
+/// What runs the machines.
+enum Backend {
+    Qemu(Qemu),
+    Containers(Containers),
 }
 
-/// Machines that run, and the switch between them.
+/// Machines that run, and what runs them.
 pub struct Machines {
-    fleet: Fleet,
+    fleet: Fleet<Node>,
     planned: Vec<Planned>,
+    // Machines that are to be switched on later.
+    waiting: Vec<(Instant, usize)>,
     // Dropped after the fleet, which uses it.
-    _switch: Switch,
+    backend: Backend,
 }
 
 /// The plan of each machine of a deployment.
@@ -89,6 +93,7 @@ pub fn plan(
             let name = machine.name.to_string();
             let size = deployment.qemu_size(&name);
             Planned {
+                meta: machine.role == Role::Meta,
                 address: machine.address.to_string(),
                 size: (size.memory_mib, size.cpus, u64::from(size.disk_gib)),
                 macs: Macs::of(deployment, machine),
@@ -135,65 +140,98 @@ fn ports(catalogue: &bootstrap::Catalogue, machine: &Machine) -> Vec<ServicePort
 }
 
 impl Machines {
-    /// Starts all machines side by side.
-    pub fn start(boot: &Boot<'_>, planned: Vec<Planned>) -> Result<Self> {
+    /// Starts all machines in QEMU, side by side.
+    pub fn in_qemu(boot: &qemu::Boot<'_>, planned: Vec<Planned>, delays: &Delays) -> Result<Self> {
         prepare_run_dir(&boot.run_dir, boot.keep_disks, &planned)?;
-        let accelerator = Accelerator::detect(boot.tools, &boot.cache)?;
-        let switch = Switch::start(&boot.run_dir.join("switch"), 0)?;
-        let machines = planned
+        let qemu = Qemu::prepare(boot)?;
+        let nodes = planned
             .iter()
-            .map(|machine| qemu_machine(boot, machine))
-            .collect::<Result<Vec<_>>>()?;
-        let host = Host {
-            tools: boot.tools,
-            accelerator,
-            run_dir: &boot.run_dir,
-            switch: Some(&switch),
+            .map(|machine| Ok(Node::Qemu(Box::new(qemu.machine(boot, machine)?))))
+            .collect::<Result<_>>()?;
+        Self::start(Backend::Qemu(qemu), nodes, planned, delays)
+    }
+
+    /// Starts all machines as containers, side by side.
+    pub fn in_containers(
+        boot: &containers::Boot<'_>,
+        planned: Vec<Planned>,
+        delays: &Delays,
+    ) -> Result<Self> {
+        prepare_run_dir(&boot.run_dir, boot.keep_disks, &planned)?;
+        let containers = Containers::prepare(boot)?;
+        let nodes = planned
+            .iter()
+            .enumerate()
+            .map(|(index, machine)| {
+                let made = containers.machine(boot, index, machine)?;
+                Ok(Node::Container(Box::new(made)))
+            })
+            .collect::<Result<_>>()?;
+        Self::start(Backend::Containers(containers), nodes, planned, delays)
+    }
+
+    fn start(
+        backend: Backend,
+        nodes: Vec<Node>,
+        planned: Vec<Planned>,
+        delays: &Delays,
+    ) -> Result<Self> {
+        let now = Instant::now();
+        let delay = |machine: &Planned| {
+            let found = delays.iter().find(|(name, _)| *name == machine.name);
+            found.map_or(Duration::ZERO, |(_, delay)| *delay)
         };
-        let fleet = Fleet::start(machines, &host)?;
-        Ok(Self {
-            fleet,
+        let waiting = planned
+            .iter()
+            .enumerate()
+            .map(|(index, machine)| (now + delay(machine), index))
+            .collect();
+        let mut machines = Self {
+            fleet: Fleet {
+                machines: nodes,
+                // A machine that was started before the one it needs fails at first, and tries again.
+                tolerant: !delays.is_empty(),
+            },
             planned,
-            _switch: switch,
+            waiting,
+            backend,
+        };
+        machines.switch_on_due()?;
+        Ok(machines)
+    }
+
+    /// Switches on the machines whose time has come, side by side.
+    fn switch_on_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        let due: Vec<usize> = self
+            .waiting
+            .extract_if(.., |(start, _)| *start <= now)
+            .map(|(_, index)| index)
+            .collect();
+        let backend = &self.backend;
+        let nodes = self.fleet.machines.iter_mut().enumerate();
+        std::thread::scope(|scope| {
+            let starts: Vec<_> = nodes
+                .filter(|(index, _)| due.contains(index))
+                .map(|(_, node)| scope.spawn(|| backend.power_on(node)))
+                .collect();
+            starts
+                .into_iter()
+                .try_for_each(|start| start.join().unwrap_or(Ok(())))
         })
     }
 
-    /// Waits until all are ready and have run their checks.
-    pub fn wait_ready(&mut self, limit: Duration, stage: &Stage<'_>) -> Result<()> {
-        let wanted: Vec<(String, usize)> = self
-            .planned
-            .iter()
-            .map(|machine| (machine.name.clone(), machine.checks.len()))
-            .collect();
-        let mut states = vec![String::from("booting"); wanted.len()];
-        let mut report = |event: Event<'_>| {
-            if let Event::Status { machine, status } = event
-                && let Some(index) = wanted.iter().position(|(name, _)| name == machine)
-            {
-                let healthy = status
-                    .services
-                    .iter()
-                    .filter(|service| service.state == "healthy")
-                    .count();
-                states[index] = format!("{} {healthy}/{}", status.state, status.services.len());
-                let text: Vec<String> = wanted
-                    .iter()
-                    .zip(&states)
-                    .map(|((name, _), state)| format!("{name}: {state}"))
-                    .collect();
-                stage.step(&text.join("   "));
-            }
-        };
-        let done = |name: &str, status: &images::qemu_watch::NodeStatus| {
-            let checks = wanted
-                .iter()
-                .find(|(wanted, _)| wanted == name)
-                .map_or(0, |(_, checks)| *checks);
-            status.ready
-                && status.checks.len() >= checks
-                && status.checks.iter().all(|check| check.exit.is_some())
-        };
-        Ok(self.fleet.wait_until(limit, &mut report, &done)?)
+    /// Looks at every machine once; true when all are ready and have run their checks.
+    fn step(&mut self, report: &mut dyn FnMut(Event)) -> Result<bool> {
+        self.switch_on_due()?;
+        let planned = &self.planned;
+        let done = |name: &str, status: &NodeStatus| is_done(planned, name, status);
+        Ok(self.fleet.step(report, &done)? && self.waiting.is_empty())
+    }
+
+    fn not_ready(&self, limit: Duration) -> Diagnostic {
+        let done = |name: &str, status: &NodeStatus| is_done(&self.planned, name, status);
+        images::error::Error::from(self.fleet.not_ready(limit, &done)).into()
     }
 
     /// `nodes` of the JSON result.
@@ -249,11 +287,12 @@ impl Machines {
         lines.join("\n")
     }
 
-    /// Whether all still run; the error names the one that ended.
+    /// Whether all that are wanted still run; the error names the one that ended.
     pub fn check_running(&mut self) -> Result<()> {
+        self.switch_on_due()?;
         for machine in &mut self.fleet.machines {
             machine.poll();
-            if !machine.is_running()? {
+            if !machine.is_running()? && machine.is_wanted() {
                 let message = format!(
                     "machine {} ended by itself{}",
                     machine.name(),
@@ -277,6 +316,64 @@ impl Machines {
     }
 }
 
+impl Backend {
+    fn power_on(&self, node: &mut Node) -> Result<()> {
+        match (self, node) {
+            (Backend::Qemu(qemu), Node::Qemu(machine)) => qemu.power_on(machine),
+            (_, Node::Container(machine)) => Ok(machine.power_on()?),
+            (Backend::Containers(_), Node::Qemu(_)) => Ok(()),
+        }
+    }
+}
+
+/// Waits until all machines are ready and have run their checks. Others may use them meanwhile.
+pub fn wait_ready(machines: &Mutex<Machines>, limit: Duration, stage: &Stage<'_>) -> Result<()> {
+    let start = Instant::now();
+    let lock = || machines.lock().expect("no panic holds it");
+    let names: Vec<String> = lock()
+        .planned
+        .iter()
+        .map(|planned| planned.name.clone())
+        .collect();
+    let mut states = vec![String::from("booting"); names.len()];
+    let mut report = |event: Event<'_>| {
+        if let Event::Status { machine, status } = event
+            && let Some(index) = names.iter().position(|name| name == machine)
+        {
+            states[index] = progress(status);
+            let text: Vec<String> = names
+                .iter()
+                .zip(&states)
+                .map(|(name, state)| format!("{name}: {state}"))
+                .collect();
+            stage.step(&text.join("   "));
+        }
+    };
+    while !lock().step(&mut report)? {
+        if start.elapsed() >= limit {
+            return Err(lock().not_ready(limit));
+        }
+        std::thread::sleep(TICK);
+    }
+    Ok(())
+}
+
+fn progress(status: &NodeStatus) -> String {
+    let services = &status.services;
+    let healthy = services.iter().filter(|service| service.state == "healthy");
+    format!("{} {}/{}", status.state, healthy.count(), services.len())
+}
+
+fn is_done(planned: &[Planned], name: &str, status: &NodeStatus) -> bool {
+    let checks = planned
+        .iter()
+        .find(|planned| planned.name == name)
+        .map_or(0, |planned| planned.checks.len());
+    status.ready
+        && status.checks.len() >= checks
+        && status.checks.iter().all(|check| check.exit.is_some())
+}
+
 /// Each check's result with its command.
 fn checks_json(document: &Value, commands: &[String]) -> Vec<Value> {
     let results = document["checks"].as_array().cloned().unwrap_or_default();
@@ -290,7 +387,7 @@ fn checks_json(document: &Value, commands: &[String]) -> Vec<Value> {
         .collect()
 }
 
-fn endpoints(running: &images::qemu::Running, planned: &Planned) -> Vec<Value> {
+fn endpoints(running: &Node, planned: &Planned) -> Vec<Value> {
     planned
         .ports
         .iter()
@@ -318,32 +415,3 @@ fn prepare_run_dir(run_dir: &Path, keep_disks: bool, planned: &[Planned]) -> Res
         .map_err(|e| Diagnostic::io("create", run_dir, e))
 }
 
-fn qemu_machine(boot: &Boot<'_>, planned: &Planned) -> Result<qemu_command::Machine> {
-    let volume = boot.run_dir.join(format!("{}.seed", planned.name));
-    planned.seed.write(boot.tools, &volume)?;
-    let (memory_mib, cpus, disk_gib) = planned.size;
-    Ok(qemu_command::Machine {
-        name: planned.name.clone(),
-        cpus,
-        memory_mib,
-        image: boot.image.clone(),
-        image_format: boot.format,
-        disk_mib: Some(disk_gib * 1024),
-        data_mib: None,
-        // What the guest has flushed survives the end of QEMU, only not a crash of the host itself; waiting for the host's
-        // disk at each flush costs a machine that is tried out a good part of its start.
-        disk_cache: qemu_command::DiskCache::Unsafe,
-        seed: Some(volume),
-        mac_user: planned.macs.user.clone(),
-        mac_private: planned.macs.private.clone(),
-        forwards: planned
-            .ports
-            .iter()
-            .map(|port| Forward {
-                protocol: Protocol::Tcp,
-                host_port: 0,
-                guest_port: port.number,
-            })
-            .collect(),
-    })
-}

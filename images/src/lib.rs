@@ -3,6 +3,9 @@
 pub mod accel;
 mod assemble;
 mod boot_image;
+pub mod container;
+pub mod container_command;
+mod container_ports;
 mod cpio;
 pub mod deb;
 pub mod disk;

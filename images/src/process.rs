@@ -37,6 +37,19 @@ impl Child {
         self.child.id()
     }
 
+    /// Asks the program for an orderly end (SIGTERM).
+    pub fn ask_to_stop(&self) {
+        // A failure means that the other side is gone already.
+        let mut socket = self.socket.get_ref();
+        let _ = socket.write_all(&[0]);
+    }
+
+    /// The id on the host of the process that the supervisor started: process 1 of a sandbox, systemd-nspawn of a
+    /// container. `None` once it is gone.
+    pub(crate) fn process(&self) -> Option<u32> {
+        children(self.child.id()).into_iter().next()
+    }
+
     /// The program's standard input, if it was piped; can be taken once.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.child.stdin.take()
@@ -179,6 +192,16 @@ fn inherit(command: &mut Command, fd: RawFd) {
     };
     // SAFETY: the closure makes one async-signal-safe system call and allocates nothing.
     unsafe { command.pre_exec(keep) };
+}
+
+/// The processes that a process started and has not buried, from the list that its first thread has in `/proc`
+/// (proc_pid_task(5); kernels for general use are built with it).
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let list = list.unwrap_or_default();
+    list.split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 /// Feeds a program, collects what it writes, and turns a failure into an error.

@@ -13,6 +13,7 @@ use crate::process::Child;
 use crate::qemu_command::{self as command, file, parse_forwards};
 use crate::qemu_disks::prepare;
 use crate::qemu_error::MachineError;
+use crate::qemu_fleet::Guest;
 use crate::qemu_machine::{Forward, Machine};
 use crate::qemu_watch::{Console, NodeStatus, Tail, plain};
 use crate::qmp::Qmp;
@@ -55,6 +56,7 @@ pub struct Running {
     status: Tail,
     latest: Option<NodeStatus>,
     exited: Option<String>,
+    wanted: bool,
 }
 
 #[derive(Debug)]
@@ -69,10 +71,20 @@ impl Running {
     /// # Errors
     /// [`MachineError::Start`] with QEMU's message, [`MachineError::PortInUse`], and failures of files and tools.
     pub fn start(machine: Machine, host: &Host) -> Result<Running> {
+        let mut running = Running::prepare(machine, host)?;
+        running.launch(host)?;
+        Ok(running)
+    }
+
+    /// Makes the machine's folder; [`Running::start_again`] starts it.
+    ///
+    /// # Errors
+    /// Failures of files and tools.
+    pub fn prepare(machine: Machine, host: &Host) -> Result<Running> {
         machine.check()?;
         let folder = host.run_dir.join(&machine.name);
         prepare(&machine, &folder, host.tools)?;
-        let mut running = Running {
+        Ok(Running {
             forwards: machine.forwards.clone(),
             console: Console::from_end(folder.join(file::SERIAL)),
             status: Tail::from_end(folder.join(file::STATUS)),
@@ -81,9 +93,8 @@ impl Running {
             process: None,
             latest: None,
             exited: None,
-        };
-        running.launch(host)?;
-        Ok(running)
+            wanted: false,
+        })
     }
 
     /// Starts it again, on the same disks, after it was stopped or killed. Ports that were picked stay if they are free.
@@ -213,6 +224,7 @@ impl Running {
     /// # Errors
     /// [`MachineError::Monitor`].
     pub fn press_power(&mut self) -> Result<()> {
+        self.wanted = false;
         self.monitor("system_powerdown", Value::Null).map(drop)
     }
 
@@ -257,6 +269,7 @@ impl Running {
     pub fn power_cut(&mut self) {
         // Dropping the child kills everything in its sandbox and waits for it.
         self.process = None;
+        self.wanted = false;
     }
 
     fn launch(&mut self, host: &Host) -> Result<()> {
@@ -281,6 +294,7 @@ impl Running {
             .map_err(|message| monitor_error(name, message))?;
         self.forwards = parse_forwards(&forwards);
         self.process = Some(Process { child, monitor });
+        self.wanted = true;
         Ok(())
     }
 
@@ -314,6 +328,61 @@ impl Running {
             text => text.to_owned(),
         };
         MachineError::Start { machine, message }
+    }
+}
+
+impl Guest for Running {
+    fn name(&self) -> &str {
+        self.name()
+    }
+
+    fn latest(&self) -> Option<&NodeStatus> {
+        self.latest()
+    }
+
+    fn console_quote(&self) -> String {
+        self.console_quote()
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted
+    }
+
+    fn is_running(&mut self) -> Result<bool> {
+        self.is_running()
+    }
+
+    fn poll(&mut self) -> (Vec<String>, Vec<NodeStatus>) {
+        self.poll()
+    }
+
+    fn ended(&mut self) -> MachineError {
+        self.ended()
+    }
+
+    fn press_power(&mut self) {
+        // A machine that is stopped has no button; whether it obeys is seen when it is waited for.
+        let _ = self.press_power();
+    }
+
+    fn wait_stopped(&mut self, limit: Duration) -> Result<bool> {
+        self.wait_stopped(limit)
+    }
+
+    fn end(&mut self) {
+        self.end();
+    }
+
+    fn power_cut(&mut self) {
+        self.power_cut();
+    }
+
+    fn host_port(&self, port: u16) -> Option<u16> {
+        self.host_port(port)
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder()
     }
 }
 

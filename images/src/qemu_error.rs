@@ -96,6 +96,9 @@ pub enum MachineError {
         /// The consoles' last lines, each line indented.
         tail: String,
     },
+    /// Containers were asked for by somebody else than root.
+    #[error("only root can run machines as containers")]
+    NeedsRoot,
     /// A seed document is larger than a machine would read.
     #[error("seed: {name} has {size} bytes, the limit is {limit}")]
     SeedSize {
@@ -122,6 +125,7 @@ impl MachineError {
             MachineError::Boot { .. } => "FR-MACHINE-BOOT",
             MachineError::Node { .. } => "FR-MACHINE-NODE",
             MachineError::NotReady { .. } => "FR-MACHINE-TIMEOUT",
+            MachineError::NeedsRoot => "FR-CONTAINER-ROOT",
             MachineError::SeedSize { .. } => "FR-SEED-SIZE",
         }
     }
@@ -132,6 +136,9 @@ impl MachineError {
             MachineError::PortInUse { port, .. } => Some(format!(
                 "stop the program that listens on {port} (`ss -ltnp`), or let a free port be picked"
             )),
+            MachineError::NeedsRoot => {
+                Some("run it as root, or leave out --containers: QEMU needs no root".to_owned())
+            }
             MachineError::Node { hint, .. } => hint.clone(),
             MachineError::NotReady { .. } => {
                 Some("allow more time; without KVM a boot takes minutes".to_owned())

@@ -1,5 +1,6 @@
 //! Several machines at once: started, awaited and stopped together.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
@@ -31,34 +32,55 @@ pub enum Event<'a> {
     },
 }
 
+/// One machine of a fleet, whatever runs it.
+pub trait Guest {
+    /// Its name.
+    fn name(&self) -> &str;
+    /// The last status document since it was switched on.
+    fn latest(&self) -> Option<&NodeStatus>;
+    /// Its console's last lines, each indented on a line of its own.
+    fn console_quote(&self) -> String;
+    /// Whether it is meant to be on: one that was switched off on request is not missed.
+    fn is_wanted(&self) -> bool;
+    /// Whether it is on.
+    ///
+    /// # Errors
+    /// Its process cannot be asked.
+    fn is_running(&mut self) -> Result<bool>;
+    /// New console lines and status documents. Does not wait.
+    fn poll(&mut self) -> (Vec<String>, Vec<NodeStatus>);
+    /// The error for a machine that ended although it was wanted.
+    fn ended(&mut self) -> MachineError;
+    /// Asks it to shut down; [`Guest::wait_stopped`] tells whether it obeys.
+    fn press_power(&mut self);
+    /// Waits until it is off; false: it still runs after `limit`.
+    ///
+    /// # Errors
+    /// Its process cannot be asked.
+    fn wait_stopped(&mut self, limit: Duration) -> Result<bool>;
+    /// Ends it without asking; what it flushed lasts.
+    fn end(&mut self);
+    /// Ends it at once, as if the power failed.
+    fn power_cut(&mut self);
+    /// The host's port that leads to its TCP port `port`.
+    fn host_port(&self, port: u16) -> Option<u16>;
+    /// The folder with its logs.
+    fn folder(&self) -> &Path;
+}
+
 /// Machines that run side by side. Dropping it ends all of them at once, as the death of this process does.
-#[derive(Debug, Default)]
-pub struct Fleet {
+#[derive(Debug)]
+pub struct Fleet<M = Running> {
     /// The machines, in the order in which they were given.
-    pub machines: Vec<Running>,
+    pub machines: Vec<M>,
     /// Whether a boot may fail while machines are waited for (false at first): a machine that falls back to its other
     /// image has to be given the time.
     pub tolerant: bool,
 }
 
-impl Fleet {
-    /// Starts all machines; they boot at the same time.
-    ///
-    /// # Errors
-    /// The first machine that does not start; the others are ended.
-    pub fn start(machines: Vec<Machine>, host: &Host) -> Result<Fleet> {
-        let started: Result<Vec<_>> = machines
-            .into_iter()
-            .map(|machine| Running::start(machine, host))
-            .collect();
-        Ok(Fleet {
-            machines: started?,
-            tolerant: false,
-        })
-    }
-
+impl<M: Guest> Fleet<M> {
     /// The machine of that name.
-    pub fn get(&mut self, name: &str) -> Option<&mut Running> {
+    pub fn get(&mut self, name: &str) -> Option<&mut M> {
         self.machines.iter_mut().find(|m| m.name() == name)
     }
 
@@ -82,34 +104,46 @@ impl Fleet {
         done: &dyn Fn(&str, &NodeStatus) -> bool,
     ) -> Result<()> {
         let start = Instant::now();
-        loop {
-            let mut open = false;
-            for machine in &mut self.machines {
-                // Asked before its files are read: what it wrote before it ended is not missed.
-                let running = machine.is_running()?;
-                check_progress(machine, self.tolerant, report)?;
-                let reached = machine.latest().is_some_and(|s| done(machine.name(), s));
-                if !reached && !running {
-                    return Err(machine.ended().into());
-                }
-                open |= !reached;
-            }
-            if !open {
-                return Ok(());
-            }
+        while !self.step(report, done)? {
             if start.elapsed() >= limit {
                 return Err(self.not_ready(limit, done).into());
             }
             std::thread::sleep(TICK);
         }
+        Ok(())
     }
 
-    fn not_ready(&self, limit: Duration, done: &dyn Fn(&str, &NodeStatus) -> bool) -> MachineError {
+    /// Looks at every machine once; true when all have got where [`Fleet::wait_until`] waits for.
+    ///
+    /// # Errors
+    /// As [`Fleet::wait_until`], but for the time.
+    pub fn step(
+        &mut self,
+        report: &mut dyn FnMut(Event),
+        done: &dyn Fn(&str, &NodeStatus) -> bool,
+    ) -> Result<bool> {
+        let mut open = false;
+        for machine in &mut self.machines {
+            // Asked before its files are read: what it wrote before it ended is not missed.
+            let running = machine.is_running()?;
+            check_progress(machine, self.tolerant, report)?;
+            let reached = machine.latest().is_some_and(|s| done(machine.name(), s));
+            if !reached && !running && machine.is_wanted() {
+                return Err(machine.ended().into());
+            }
+            open |= !reached;
+        }
+        Ok(!open)
+    }
+
+    /// The error for a fleet of which some machines have not got there in time.
+    pub fn not_ready(&self, limit: Duration, done: &dyn Fn(&str, &NodeStatus) -> bool) -> MachineError {
         let (mut waiting, mut tail) = (Vec::new(), String::new());
         for machine in &self.machines {
             let state = match machine.latest() {
                 Some(status) if done(machine.name(), status) => continue,
                 Some(status) => status.waiting_for(),
+                None if !machine.is_wanted() => "switched off".to_owned(),
                 None => "still booting".to_owned(),
             };
             waiting.push(format!("{} is {state}", machine.name()));
@@ -130,8 +164,7 @@ impl Fleet {
     pub fn power_off(&mut self, limit: Duration) -> Result<bool> {
         let start = Instant::now();
         for machine in &mut self.machines {
-            // A machine that is stopped has no button; whether it obeys is seen below.
-            let _ = machine.press_power();
+            machine.press_power();
         }
         let mut obeyed = true;
         for machine in &mut self.machines {
@@ -153,9 +186,26 @@ impl Fleet {
     }
 }
 
+impl Fleet {
+    /// Starts all machines; they boot at the same time.
+    ///
+    /// # Errors
+    /// The first machine that does not start; the others are ended.
+    pub fn start(machines: Vec<Machine>, host: &Host) -> Result<Fleet> {
+        let started: Result<Vec<_>> = machines
+            .into_iter()
+            .map(|machine| Running::start(machine, host))
+            .collect();
+        Ok(Fleet {
+            machines: started?,
+            tolerant: false,
+        })
+    }
+}
+
 /// Reports what is new and refuses what cannot end well.
 fn check_progress(
-    machine: &mut Running,
+    machine: &mut impl Guest,
     tolerant: bool,
     report: &mut dyn FnMut(Event),
 ) -> Result<()> {

@@ -11,9 +11,12 @@
 //! Work on trees with mapped owners that needs no other root (unpacking, removing) is a [`verb`](crate::sandbox::call)
 //! of the same mechanism: only the user namespace is entered and Rust code runs in it.
 
+pub(crate) mod container;
 mod enter;
 mod filter;
+mod groups;
 mod ids;
+mod join;
 mod mounts;
 mod verbs;
 
@@ -24,6 +27,8 @@ use std::process::Stdio;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use join::spawn_in;
 
 use crate::error::{Error, Result};
 use crate::process::{self, Child, Output};
@@ -37,6 +42,19 @@ pub enum Network {
     /// A network namespace of its own with nothing but a loopback interface that is down.
     None,
     /// The host's.
+    Host,
+    /// That of the process with this id, and its process namespace too.
+    Of(u32),
+}
+
+/// Which user and group ids exist inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ids {
+    /// Only the caller's own, as 0; needs no subordinate ids.
+    Own,
+    /// 0 to 65535: as root they are the host's, as a plain user 0 is the user and the others are its subordinate ids.
+    Mapped,
+    /// The host's, with all of root's power over it: for containers, whose mounts and devices need that.
     Host,
 }
 
@@ -66,9 +84,8 @@ pub struct Sandbox {
     pub workdir: PathBuf,
     /// The whole environment of the program; nothing is inherited.
     pub env: Vec<(String, String)>,
-    /// True: ids 0 to 65535 exist inside (as root they are the host's, as a plain user 0 is the user and the others
-    /// are its subordinate ids). False: only the caller's own id exists, as 0; this needs no subordinate ids.
-    pub map_ids: bool,
+    /// Which ids exist inside.
+    pub ids: Ids,
     /// Whether `/dev/kvm` is visible, if the host has it.
     pub kvm: bool,
     /// Whether `fsync` and its kin return success without doing anything: for trees that are thrown away when
@@ -98,7 +115,7 @@ impl Sandbox {
             env: env
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .into(),
-            map_ids: true,
+            ids: Ids::Mapped,
             kvm: false,
             ignore_sync: false,
         }
@@ -150,7 +167,13 @@ impl Sandbox {
 
     /// Chooses whether ids 0 to 65535 exist inside, or only the caller's own as 0.
     pub fn map_ids(mut self, map_ids: bool) -> Self {
-        self.map_ids = map_ids;
+        self.ids = if map_ids { Ids::Mapped } else { Ids::Own };
+        self
+    }
+
+    /// Keeps root what it is on the host; only root can start such a sandbox.
+    pub fn host_ids(mut self) -> Self {
+        self.ids = Ids::Host;
         self
     }
 
@@ -193,20 +216,29 @@ impl Sandbox {
         stdout: Stdio,
         stderr: Stdio,
     ) -> Result<Child> {
+        let action = Action::Execute {
+            sandbox: self.canonical()?,
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+        };
+        start(self.ids, action, [stdin, stdout, stderr])
+    }
+
+    /// The same with paths that mean the same wherever they are looked up from.
+    fn canonical(&self) -> Result<Self> {
         let mut sandbox = self.clone();
         sandbox.root = canonical(&self.root)?;
         for bind in &mut sandbox.binds {
             bind.source = canonical(&bind.source)?;
         }
-        let argv = argv.iter().map(|&word| word.to_owned()).collect();
-        let spec = Spec {
-            map_ids: self.map_ids,
-            action: Action::Execute { sandbox, argv },
-        };
-        let mut child = process::launch(&spec, stdin, stdout, stderr)?;
-        child.wait_started()?;
-        Ok(child)
+        Ok(sandbox)
     }
+}
+
+/// Starts this binary again for an action that executes something, and waits until it has.
+fn start(ids: Ids, action: Action, [stdin, stdout, stderr]: [Stdio; 3]) -> Result<Child> {
+    let mut child = process::launch(&Spec { ids, action }, stdin, stdout, stderr)?;
+    child.wait_started()?;
+    Ok(child)
 }
 
 /// Removes a tree whose files may belong to mapped ids. A tree that does not exist is fine.
@@ -233,7 +265,7 @@ pub(crate) fn call<I: Serialize, O: DeserializeOwned>(
     let input =
         serde_json::to_value(input).map_err(Error::sandbox("encode the input of a worker"))?;
     let spec = Spec {
-        map_ids: true,
+        ids: Ids::Mapped,
         action: Action::Verb {
             name: verb.to_owned(),
             input,
@@ -267,17 +299,21 @@ pub fn run_if_requested() {
 /// What the caller asks of the new process, sent as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
-    map_ids: bool,
+    ids: Ids,
     action: Action,
 }
 
-/// The two kinds of work.
+/// The kinds of work.
 #[derive(Debug, Serialize, Deserialize)]
 enum Action {
     Execute {
         sandbox: Sandbox,
         argv: Vec<String>,
     },
+    /// Boots a container.
+    Container(container::Boot),
+    /// Executes a program in all namespaces of a process.
+    Enter(join::Entry),
     Verb {
         name: String,
         input: serde_json::Value,

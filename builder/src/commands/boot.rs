@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use images::qemu_command::ImageFormat as DiskFormat;
@@ -12,7 +13,8 @@ use crate::cli::ImageBootArgs;
 use crate::deployment::Macs;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::interrupt;
-use crate::machines::{Boot, Machines, Planned};
+use crate::machines::qemu::Boot;
+use crate::machines::{Machines, Planned, wait_ready};
 use crate::session::{Done, Session};
 use crate::stages;
 
@@ -46,9 +48,11 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
     };
     let planned = planned(args)?;
     let outcome = session.stage("boot", |stage| {
-        let mut machines = Machines::start(&boot, vec![planned])?;
-        machines.wait_ready(Duration::from_secs(args.timeout), stage)?;
-        Ok(Done::made(machines))
+        let machines = Mutex::new(Machines::in_qemu(&boot, vec![planned], &[])?);
+        wait_ready(&machines, Duration::from_secs(args.timeout), stage)?;
+        Ok(Done::made(
+            machines.into_inner().expect("no panic holds it"),
+        ))
     });
     if let (Some(kept), Ok(log)) = (
         &args.serial_log,
@@ -93,6 +97,7 @@ fn planned(args: &ImageBootArgs) -> Result<Planned> {
         .count();
     Ok(Planned {
         name: "machine".into(),
+        meta: false,
         address: String::new(),
         size: (args.memory, args.cpus, 8),
         macs,

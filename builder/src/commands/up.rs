@@ -1,8 +1,12 @@
 //! `farrow up`: from a recipe and a deployment to machines that are ready.
 
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
+use bootstrap::Deployment;
 use images::qemu_command::ImageFormat as DiskFormat;
+use images::tools::ToolsTree;
 use serde_json::json;
 
 use crate::bake;
@@ -10,22 +14,23 @@ use crate::cli::UpArgs;
 use crate::deployment;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::interrupt;
-use crate::machines::{self, Boot, Machines};
+use crate::machines::{self, Machines, Planned, TICK, containers, qemu, wait_ready};
 use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session};
 use crate::stages;
 
-/// How often the machines are looked after while they run.
-const WATCH_INTERVAL: Duration = Duration::from_millis(200);
-
 /// Lock, repository, tools, image, machines; then waits for ctrl-C, or stops when `--until-ready` says so.
 pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
+    if args.containers {
+        containers::check_possible()?;
+    }
     let recipe = Recipe::load(&args.recipe)?;
     let loaded = deployment::load(&args.deployment)?;
     let catalogue = stages::catalogue()?;
     let out = std::path::absolute(&args.out).map_err(|e| Diagnostic::io("find", &args.out, e))?;
     let secret = deployment::secret(session, &loaded.deployment)?;
     let seeds = deployment::seeds(&loaded, &secret, &args.check)?;
+    check_delays(&loaded.deployment, &args.start_delays)?;
 
     let lock = stages::lock(
         session,
@@ -35,45 +40,112 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
     )?;
     let repository = stages::repository(session, &recipe, &lock, &out)?;
     let tools = stages::tools(session, stages::ToolsSource::Archive)?;
-    let formats = [ImageFormat::Raw, ImageFormat::Qcow2];
-    let image = bake::image(
-        session,
-        &recipe,
-        &repository.path,
-        &tools,
-        &formats,
-        &out.join("image"),
-    )?;
     let credentials = out.join("credentials.json");
     deployment::write_credentials(&credentials, &loaded.deployment, &secret)?;
     session.add_file("credentials", &credentials)?;
-
-    let planned = machines::plan(&loaded.deployment, &catalogue, seeds, &args.check);
-    let boot = Boot {
+    let inputs = Inputs {
+        args,
+        recipe: &recipe,
+        repository: &repository.path,
         tools: &tools,
-        image: image.path("image-qcow2")?,
-        format: DiskFormat::Qcow2,
+        planned: machines::plan(&loaded.deployment, &catalogue, seeds, &args.check),
         run_dir: out.join("run").join(loaded.deployment.name.to_string()),
-        cache: session.paths.cache.clone(),
-        keep_disks: args.keep_disks,
+        out: &out,
     };
-    let mut machines = session.stage("boot", |stage| {
-        interrupt::clean_on_interrupt(&boot.run_dir);
-        let mut machines = Machines::start(&boot, planned)?;
-        machines.wait_ready(Duration::from_secs(args.timeout), stage)?;
-        Ok(Done::made(machines))
+    let machines = Mutex::new(match args.containers {
+        true => start_containers(session, inputs, &loaded.deployment)?,
+        false => start_qemu(session, inputs)?,
+    });
+    session.stage("boot", |stage| {
+        wait_ready(&machines, Duration::from_secs(args.timeout), stage)?;
+        Ok(Done::made(()))
     })?;
     report(session, &machines)?;
     if !args.until_ready {
-        wait_for_interrupt(session, &mut machines)?;
+        wait_for_interrupt(session, &machines)?;
     }
     session.detail("shutting the machines down");
-    machines.stop()?;
-    Ok(())
+    machines.into_inner().expect("no panic holds it").stop()
+}
+
+/// What machines are started from.
+struct Inputs<'a> {
+    args: &'a UpArgs,
+    recipe: &'a Recipe,
+    repository: &'a Path,
+    tools: &'a ToolsTree,
+    planned: Vec<Planned>,
+    run_dir: PathBuf,
+    out: &'a Path,
+}
+
+/// From the image of all formats that `up` leaves behind.
+fn start_qemu(session: &Session, inputs: Inputs<'_>) -> Result<Machines> {
+    let formats = [ImageFormat::Raw, ImageFormat::Qcow2];
+    let image = bake::image(
+        session,
+        inputs.recipe,
+        inputs.repository,
+        inputs.tools,
+        &formats,
+        &inputs.out.join("image"),
+    )?;
+    let boot = qemu::Boot {
+        tools: inputs.tools,
+        image: image.path("image-qcow2")?,
+        format: DiskFormat::Qcow2,
+        run_dir: inputs.run_dir,
+        cache: session.paths.cache.clone(),
+        keep_disks: inputs.args.keep_disks,
+    };
+    session.stage("start", |_| {
+        interrupt::clean_on_interrupt(&boot.run_dir);
+        let started = Machines::in_qemu(&boot, inputs.planned, &inputs.args.start_delays)?;
+        Ok(Done::made(started))
+    })
+}
+
+/// From the tree that an image would be packed from.
+fn start_containers(
+    session: &Session,
+    inputs: Inputs<'_>,
+    deployment: &Deployment,
+) -> Result<Machines> {
+    let tree = bake::tree(session, inputs.recipe, inputs.repository)?;
+    let boot = containers::Boot {
+        tools: inputs.tools,
+        tree: &tree.path,
+        repository: (
+            inputs.repository.to_owned(),
+            Path::new("/www").join(&inputs.recipe.repository),
+        ),
+        run_dir: inputs.run_dir,
+        keep_disks: inputs.args.keep_disks,
+        host: containers::host_address(deployment)?,
+    };
+    session.stage("start", |_| {
+        interrupt::clean_on_interrupt(&boot.run_dir);
+        let started = Machines::in_containers(&boot, inputs.planned, &inputs.args.start_delays)?;
+        Ok(Done::made(started))
+    })
+}
+
+fn check_delays(deployment: &Deployment, delays: &[(String, Duration)]) -> Result<()> {
+    let machines = deployment.machines();
+    let names: Vec<String> = machines.iter().map(|machine| machine.name.to_string()).collect();
+    match delays.iter().find(|(name, _)| !names.contains(name)) {
+        None => Ok(()),
+        Some((unknown, _)) => Err(Diagnostic::invalid(
+            "FR-DEPLOYMENT-NODE",
+            format!("--start-delays names `{unknown}`, which the deployment does not have"),
+        )
+        .with_hint(format!("its machines are: {}", names.join(", ")))),
+    }
 }
 
 /// The endpoints and where the time went.
-fn report(session: &Session, machines: &Machines) -> Result<()> {
+fn report(session: &Session, machines: &Mutex<Machines>) -> Result<()> {
+    let machines = machines.lock().expect("no panic holds it");
     session.say("");
     session.say(&machines.table());
     session.say("");
@@ -84,12 +156,12 @@ fn report(session: &Session, machines: &Machines) -> Result<()> {
     session.finish(json!({"ready": true, "nodes": machines.to_json()}))
 }
 
-fn wait_for_interrupt(session: &Session, machines: &mut Machines) -> Result<()> {
+fn wait_for_interrupt(session: &Session, machines: &Mutex<Machines>) -> Result<()> {
     interrupt::handle_gracefully();
     session.say("\nready; ctrl-C shuts the machines down");
     while !interrupt::requested() {
-        machines.check_running()?;
-        std::thread::sleep(WATCH_INTERVAL);
+        machines.lock().expect("no panic holds it").check_running()?;
+        std::thread::sleep(TICK);
     }
     Ok(())
 }

@@ -1,11 +1,13 @@
 //! The sandbox's own side: supervisor, process 1, program.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::libc;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -16,7 +18,10 @@ use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, pipe2, sethostname};
 
-use super::{Action, Message, Network, Sandbox, Spec, filter, ids, mounts, verbs};
+use super::groups::Group;
+use super::{
+    Action, Ids, Message, Network, Sandbox, Spec, container, filter, ids, join, mounts, verbs,
+};
 use crate::error::{Error, Result};
 
 /// Exit code when the sandbox itself failed (the caller reads the reason from the socket).
@@ -39,10 +44,9 @@ fn supervise(socket: &mut UnixStream) -> Result<i32> {
     fcntl(socket.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
         .map_err(Error::sandbox("guard the socket"))?;
     let spec = receive(socket)?;
-    ids::enter(spec.map_ids)?;
-    if let Action::Execute { sandbox, .. } = &spec.action {
-        unshare(namespaces(sandbox)).map_err(Error::sandbox("make namespaces"))?;
-    }
+    ids::enter(spec.ids)?;
+    // Its folder goes when this value does, after the last process in it.
+    let group = enter_namespaces(&spec.action)?;
     // Held by process 1 alone: its end of file is the news of that process's end.
     let (ended, alive) = pipe2(OFlag::O_CLOEXEC).map_err(Error::sandbox("make a pipe"))?;
     // SAFETY: this process has one thread.
@@ -51,7 +55,7 @@ fn supervise(socket: &mut UnixStream) -> Result<i32> {
         ForkResult::Child => {
             drop(ended);
             let code = follow(&alive)
-                .and_then(|()| work(socket, spec.action))
+                .and_then(|()| work(socket, spec.action, group.as_ref()))
                 .unwrap_or_else(|error| {
                     let _ = send(socket, &Message::failed(&error));
                     FAILED
@@ -60,9 +64,49 @@ fn supervise(socket: &mut UnixStream) -> Result<i32> {
         }
         ForkResult::Parent { child } => {
             drop(alive);
-            watch(child, socket.as_fd(), ended.as_fd())
+            // systemd-nspawn closes descriptors that it does not know, the pipe's end too.
+            let ended = match &group {
+                Some(_) => process_file(child)?,
+                None => ended,
+            };
+            watch(child, socket, ended.as_fd(), group.as_ref())
         }
     }
+}
+
+/// A descriptor that can be read from when a child has ended (pidfd_open(2), since Linux 5.3).
+fn process_file(child: Pid) -> Result<OwnedFd> {
+    // SAFETY: the call takes two numbers.
+    #[allow(unsafe_code)]
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.as_raw(), 0) };
+    match RawFd::try_from(fd) {
+        // SAFETY: the kernel has just made it, and nothing else knows of it.
+        #[allow(unsafe_code)]
+        Ok(fd) if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        _ => Err(Error::sandbox("watch a process")(
+            std::io::Error::last_os_error(),
+        )),
+    }
+}
+
+/// Makes or enters the namespaces that the action's process shall be born in.
+fn enter_namespaces(action: &Action) -> Result<Option<Group>> {
+    match action {
+        Action::Execute { sandbox, .. } => {
+            if let Network::Of(pid) = sandbox.network {
+                join::segment(pid)?;
+            }
+            unshare(namespaces(sandbox)).map_err(Error::sandbox("make namespaces"))?;
+        }
+        Action::Container(boot) => {
+            let group = Group::make(&boot.group)?;
+            join::segment(boot.segment)?;
+            return Ok(Some(group));
+        }
+        Action::Enter(entry) => join::everything(entry.pid)?,
+        Action::Verb { .. } => {}
+    }
+    Ok(None)
 }
 
 /// Everything but the user namespace, which exists already and owns these.
@@ -74,6 +118,7 @@ fn namespaces(sandbox: &Sandbox) -> CloneFlags {
     match sandbox.network {
         Network::None => own | CloneFlags::CLONE_NEWNET,
         Network::Host => own,
+        Network::Of(_) => own - CloneFlags::CLONE_NEWPID,
     }
 }
 
@@ -92,11 +137,17 @@ fn follow(alive: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// Waits for the end of `child`, and kills it (and with process 1 its whole pid namespace) when the caller hangs up.
-fn watch(child: Pid, socket: BorrowedFd, ended: BorrowedFd) -> Result<i32> {
+/// Waits for the end of `child`, and kills it (and with process 1 its whole pid namespace, or its control group) when the
+/// caller hangs up.
+fn watch(
+    child: Pid,
+    socket: &mut UnixStream,
+    ended: BorrowedFd,
+    group: Option<&Group>,
+) -> Result<i32> {
     loop {
         let mut fds = [
-            PollFd::new(socket, PollFlags::POLLIN),
+            PollFd::new(socket.as_fd(), PollFlags::POLLIN),
             PollFd::new(ended, PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
@@ -106,18 +157,35 @@ fn watch(child: Pid, socket: BorrowedFd, ended: BorrowedFd) -> Result<i32> {
         if fds[1].any().unwrap_or(true) {
             break;
         }
-        // The caller sends nothing after the task, so whatever happens here is its hanging up.
+        // After the task the caller sends single bytes that ask for an orderly end, or hangs up.
         if fds[0].any().unwrap_or(true) {
+            if socket.read_exact(&mut [0]).is_ok() {
+                kill(child, Signal::SIGTERM).map_err(Error::sandbox("stop the program"))?;
+                continue;
+            }
             kill(child, Signal::SIGKILL).map_err(Error::sandbox("kill the program"))?;
             break;
         }
     }
+    // What a container left running must not outlive it.
+    group.map_or(Ok(()), Group::kill)?;
     wait(child)
 }
 
 /// What process 1 does.
-fn work(socket: &mut UnixStream, action: Action) -> Result<i32> {
+fn work(socket: &mut UnixStream, action: Action, group: Option<&Group>) -> Result<i32> {
     match action {
+        Action::Container(boot) => {
+            group.map_or(Ok(()), Group::enter)?;
+            let mut program = container::prepare(&boot)?;
+            send(socket, &Message::Started)?;
+            Err(Error::sandbox("execute systemd-nspawn")(program.exec()))
+        }
+        Action::Enter(entry) => {
+            let program = entry.start()?;
+            send(socket, &Message::Started)?;
+            reap_until(program)
+        }
         Action::Execute { sandbox, argv } => {
             mounts::enter(&sandbox)?;
             let program = start(&sandbox, &argv)?;
@@ -147,7 +215,9 @@ fn start(sandbox: &Sandbox, argv: &[String]) -> Result<Pid> {
     sethostname("farrow").map_err(Error::sandbox("set the host name"))?;
     umask(Mode::from_bits_truncate(0o022));
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(Error::sandbox("turn off core dumps"))?;
-    prctl::set_no_new_privs().map_err(Error::sandbox("give up set-uid programs"))?;
+    if sandbox.ids != Ids::Host {
+        prctl::set_no_new_privs().map_err(Error::sandbox("give up set-uid programs"))?;
+    }
     if sandbox.ignore_sync {
         filter::ignore_sync()?;
     }
@@ -168,7 +238,7 @@ fn start(sandbox: &Sandbox, argv: &[String]) -> Result<Pid> {
 }
 
 /// Looks a bare name up in the sandbox's own `PATH`.
-fn find(name: &str, env: &[(String, String)]) -> String {
+pub(super) fn find(name: &str, env: &[(String, String)]) -> String {
     let path = env
         .iter()
         .find(|(key, _)| key == "PATH")

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{ForkResult, Pid, User, fork, getegid, geteuid, getpid, pipe2, setgroups};
 
-use super::enter;
+use super::{Ids, enter};
 use crate::error::{Error, Result};
 
 /// Ids that exist inside, from 0: all that Debian uses, with `nobody` (65534).
@@ -35,9 +35,13 @@ enum Mapper {
     },
 }
 
-/// Enters a new user namespace: ids 0 to 65535 when `map_ids`, else only the caller's own as 0.
-pub(super) fn enter(map_ids: bool) -> Result<()> {
-    if map_ids { enter_range() } else { enter_own() }
+/// Enters a new user namespace, unless the host's ids are wanted.
+pub(super) fn enter(ids: Ids) -> Result<()> {
+    match ids {
+        Ids::Mapped => enter_range(),
+        Ids::Own => enter_own(),
+        Ids::Host => Ok(()),
+    }
 }
 
 fn enter_own() -> Result<()> {

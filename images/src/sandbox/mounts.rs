@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
-use super::{Bind, Sandbox};
+use super::{Bind, Ids, Sandbox};
 use crate::error::{Error, Result};
 
 /// Where the host's root and the new root are while mounts are made.
@@ -32,7 +32,7 @@ pub(super) fn enter(sandbox: &Sandbox) -> Result<()> {
     for folder in OWN {
         make_dir(&Path::new(NEW).join(folder))?;
     }
-    mount_own(sandbox.kvm)?;
+    mount_own(sandbox)?;
     for bound in &sandbox.binds {
         let target = inside(&bound.target)?;
         let source = on_host(&bound.source);
@@ -97,7 +97,7 @@ fn expose(root: &Path, folder: &Path, missing: &[&Path]) -> Result<()> {
 }
 
 /// `/proc`, `/dev`, `/run`, `/tmp`.
-fn mount_own(kvm: bool) -> Result<()> {
+fn mount_own(sandbox: &Sandbox) -> Result<()> {
     let new = Path::new(NEW);
     let proc = new.join("proc");
     mount(
@@ -116,7 +116,8 @@ fn mount_own(kvm: bool) -> Result<()> {
         ),
     })?;
     // Root's own id is the host's inside: these files would let a maintainer script change the running kernel.
-    for name in ["sys", "sysrq-trigger", "irq", "bus"] {
+    let guarded = ["sys", "sysrq-trigger", "irq", "bus"];
+    for name in guarded.iter().filter(|_| sandbox.ids != Ids::Host) {
         let path = proc.join(name);
         if path.exists() {
             bind(&path, &path, true)?;
@@ -124,7 +125,7 @@ fn mount_own(kvm: bool) -> Result<()> {
     }
     mount_tmpfs(&new.join("run"), "mode=0755")?;
     mount_tmpfs(&new.join("tmp"), "mode=1777")?;
-    mount_dev(&new.join("dev"), kvm)
+    mount_dev(&new.join("dev"), sandbox.kvm)
 }
 
 fn mount_dev(dev: &Path, kvm: bool) -> Result<()> {
@@ -170,7 +171,7 @@ fn switch_to(new: &str) -> Result<()> {
     chdir("/").map_err(Error::sandbox("enter the new root"))
 }
 
-fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
+pub(super) fn bind(source: &Path, target: &Path, read_only: bool) -> Result<()> {
     // Recursive: a part of a locked mount tree cannot be bound without what is mounted below it.
     mount(
         Some(source),
@@ -217,7 +218,16 @@ fn remount_read_only(target: &Path) -> Result<()> {
     mount_fs(None, target, None, flags, None)
 }
 
-fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
+/// A mount that a path is the source of.
+pub(super) fn mount_fs_from(source: &Path, target: &Path, flags: MsFlags) -> Result<()> {
+    mount(Some(source), target, None::<&str>, flags, None::<&str>).map_err(Error::sandbox(format!(
+        "bind {} to {}",
+        source.display(),
+        target.display()
+    )))
+}
+
+pub(super) fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
     mount_fs(
         Some("tmpfs"),
         target,
@@ -227,11 +237,11 @@ fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
     )
 }
 
-fn own_flags() -> MsFlags {
+pub(super) fn own_flags() -> MsFlags {
     MsFlags::MS_NOSUID | MsFlags::MS_NODEV
 }
 
-fn mount_fs(
+pub(super) fn mount_fs(
     source: Option<&str>,
     target: &Path,
     kind: Option<&str>,
@@ -280,6 +290,6 @@ fn make_target(source: &Path, target: &Path) -> Result<()> {
         .map_err(Error::io("create", target))
 }
 
-fn make_dir(path: &Path) -> Result<()> {
+pub(super) fn make_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::io("create", path))
 }

@@ -1,0 +1,107 @@
+//! Machines as containers on one segment.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bootstrap::Deployment;
+use images::container::{Container, Machine, Segment};
+use images::tools::ToolsTree;
+
+use super::Planned;
+use crate::diagnostic::{Diagnostic, Result};
+
+/// What the machines boot from.
+pub struct Boot<'a> {
+    /// Where systemd-nspawn comes from.
+    pub tools: &'a ToolsTree,
+    /// The root tree; never written to.
+    pub tree: &'a Path,
+    /// The repository, and where meta nodes see it.
+    pub repository: (PathBuf, PathBuf),
+    /// Folder for what lasts of the machines, and their logs: one folder a machine.
+    pub run_dir: PathBuf,
+    /// Whether what the last run left is used again.
+    pub keep_disks: bool,
+    /// The host's own address on the segment, and the segment's prefix.
+    pub host: (Ipv4Addr, u8),
+}
+
+/// What containers are run with.
+pub(super) struct Containers {
+    segment: Arc<Segment>,
+}
+
+/// Refuses what cannot work before anything is built for it.
+pub fn check_possible() -> Result<()> {
+    match nix::unistd::geteuid().is_root() {
+        true => Ok(()),
+        false => {
+            let refused = images::qemu_error::MachineError::NeedsRoot;
+            let (code, hint) = (refused.code(), refused.hint());
+            let mut found = Diagnostic::failed(code, refused.to_string());
+            found.hint = hint;
+            Err(found)
+        }
+    }
+}
+
+/// An address of the deployment's subnet that it uses for nothing: the highest such one.
+pub fn host_address(deployment: &Deployment) -> Result<(Ipv4Addr, u8)> {
+    let subnet = deployment.network.subnet;
+    let machines = deployment.machines();
+    let used: Vec<Ipv4Addr> = machines
+        .iter()
+        .map(|machine| machine.address)
+        .chain(deployment.clusters.iter().filter_map(|cluster| cluster.vip))
+        .chain(deployment.network.gateway)
+        .collect();
+    let any = used.first().map_or(0, |address| address.to_bits());
+    let hosts = u32::MAX.checked_shr(u32::from(subnet.prefix())).unwrap_or(0);
+    let broadcast = any | hosts;
+    let free = (1..hosts)
+        .map(|below| Ipv4Addr::from_bits(broadcast - below))
+        .find(|address| subnet.holds(*address) && !used.contains(address));
+    match free {
+        Some(address) => Ok((address, subnet.prefix())),
+        None => Err(Diagnostic::invalid(
+            "FR-CONTAINER-ADDRESS",
+            format!("the subnet {subnet} has no address left for the host"),
+        )
+        .with_hint("choose a larger network.subnet")),
+    }
+}
+
+impl Containers {
+    /// Makes the segment.
+    pub(super) fn prepare(boot: &Boot<'_>) -> Result<Self> {
+        let segment = Segment::start(boot.tools, boot.tree, &boot.run_dir, boot.host)?;
+        Ok(Self {
+            segment: Arc::new(segment),
+        })
+    }
+
+    /// Makes a machine that is off.
+    pub(super) fn machine(
+        &self,
+        boot: &Boot<'_>,
+        index: usize,
+        planned: &Planned,
+    ) -> Result<Container> {
+        let (memory_mib, cpus, disk_gib) = planned.size;
+        let machine = Machine {
+            name: planned.name.clone(),
+            mac: planned.macs.private.clone(),
+            address: planned.address.parse().map_err(|_| {
+                Diagnostic::invalid("FR-CONTAINER-ADDRESS", "a machine has no address")
+            })?,
+            memory_mib,
+            cpus,
+            disk_gib,
+            seed: planned.seed.clone(),
+            ports: planned.ports.iter().map(|port| port.number).collect(),
+            repository: planned.meta.then(|| boot.repository.clone()),
+        };
+        Ok(Container::new(machine, index, &self.segment)?)
+    }
+}
