@@ -48,7 +48,7 @@ pub struct Board<'a> {
     applied: Mutex<Applied>,
     /// Units as they were before anything was started.
     before: BTreeMap<String, UnitState>,
-    /// Services that wait for nothing and are waited for.
+    /// Services that wait for nothing and are waited for, here or elsewhere.
     first: Vec<String>,
 }
 
@@ -98,9 +98,11 @@ pub fn start_all(
 
 fn first_services(services: &[Service]) -> Vec<String> {
     let wanted = |name: &String| services.iter().any(|other| other.after.contains(name));
+    // What is only queued is waited for by other machines, and by services that do so in their own way.
+    let awaited = |service: &Service| wanted(&service.name) || service.start == Start::NoBlock;
     let first = services
         .iter()
-        .filter(|service| service.after.is_empty() && wanted(&service.name));
+        .filter(|service| service.after.is_empty() && awaited(service));
     first.map(|service| service.name.clone()).collect()
 }
 

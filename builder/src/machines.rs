@@ -414,4 +414,3 @@ fn prepare_run_dir(run_dir: &Path, keep_disks: bool, planned: &[Planned]) -> Res
         .create(run_dir)
         .map_err(|e| Diagnostic::io("create", run_dir, e))
 }
-

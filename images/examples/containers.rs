@@ -51,18 +51,22 @@ fn main() {
     let segment = Segment::start(&tools, Path::new(tree), folder.path(), host);
     let segment = Arc::new(segment.unwrap_or_else(|error| panic!("{error}")));
     let mut container = Container::new(machine, 0, &segment).unwrap_or_else(|e| panic!("{e}"));
-    container.power_on().unwrap_or_else(|error| panic!("{error}"));
+    container
+        .power_on()
+        .unwrap_or_else(|error| panic!("{error}"));
     let mut fleet = Fleet {
         machines: vec![container],
         tolerant: false,
     };
     let start = std::time::Instant::now();
-    let mut report = |event: Event| {
-        match event {
-            Event::Console { line, .. } => println!("{line}"),
-            Event::Status { status, .. } => {
-                println!("{:6.2} {}", start.elapsed().as_secs_f64(), status.waiting_for());
-            }
+    let mut report = |event: Event| match event {
+        Event::Console { line, .. } => println!("{line}"),
+        Event::Status { status, .. } => {
+            println!(
+                "{:6.2} {}",
+                start.elapsed().as_secs_f64(),
+                status.waiting_for()
+            );
         }
     };
     if let Err(error) = fleet.wait_ready(Duration::from_secs(60), &mut report) {

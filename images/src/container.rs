@@ -171,10 +171,17 @@ impl Container {
             .iter()
             .map(|port| SocketAddrV4::new(machine.address, *port))
             .collect();
-        let forwarded = |stop| container_ports::forward(&targets, segment.network()?, stop)
-            .map_err(Error::io("forward ports of", &folder));
+        let forwarded = |stop| {
+            container_ports::forward(&targets, segment.network()?, stop)
+                .map_err(Error::io("forward ports of", &folder))
+        };
         let (stop, ports) = io::pipe().map_err(Error::io("make a pipe for", &folder))?;
-        let forwards = machine.ports.iter().copied().zip(forwarded(stop)?).collect();
+        let forwards = machine
+            .ports
+            .iter()
+            .copied()
+            .zip(forwarded(stop)?)
+            .collect();
         Ok(Container {
             console: Console::from_end(folder.join(CONSOLE)),
             segment: Arc::clone(segment),
@@ -210,7 +217,9 @@ impl Container {
             .open(&path)
             .map_err(Error::io("open", &path))?;
         let errors = log.try_clone().map_err(Error::io("open", &path))?;
-        let process = self.boot().start([Stdio::null(), log.into(), errors.into()])?;
+        let process = self
+            .boot()
+            .start([Stdio::null(), log.into(), errors.into()])?;
         self.process = Some(process);
         self.wanted = true;
         Ok(())
@@ -243,7 +252,9 @@ impl Container {
             group: format!("farrow-{}-{}", std::process::id(), machine.name),
             link: command::link(self.index, &machine.mac),
             etc,
-            seed: seed.map(|(name, text)| (name.to_owned(), text.to_owned())).collect(),
+            seed: seed
+                .map(|(name, text)| (name.to_owned(), text.to_owned()))
+                .collect(),
             repository: machine
                 .repository
                 .as_ref()

@@ -101,7 +101,10 @@ pub(crate) fn faults(faults: &[(usize, Fault)], number: &dyn Fn(&str) -> Option<
                 before.push(format!("iifname {own} {chance}"));
                 after.push(format!("oifname {own} {chance}"));
             }
-            Fault::Cut { from, port: number_of_port } => {
+            Fault::Cut {
+                from,
+                port: number_of_port,
+            } => {
                 let what = frames(*number_of_port);
                 match from.as_deref().map(number) {
                     None => {
@@ -123,7 +126,10 @@ pub(crate) fn faults(faults: &[(usize, Fault)], number: &dyn Fn(&str) -> Option<
     // Made before it is deleted, so that it need not be known whether it is there (nft(8)).
     let mut text = format!("table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
     for (hook, rules) in &chains {
-        let _ = writeln!(text, "  chain {hook} {{\n    type filter hook {hook} priority 0;");
+        let _ = writeln!(
+            text,
+            "  chain {hook} {{\n    type filter hook {hook} priority 0;"
+        );
         for rule in rules {
             let _ = writeln!(text, "    {rule}");
         }

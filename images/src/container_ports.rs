@@ -45,13 +45,11 @@ pub(crate) fn forward(
         .map(|(listener, _)| Ok(listener.local_addr()?.port()))
         .collect::<io::Result<_>>()?;
     let (entered, answer) = std::sync::mpsc::channel();
-    thread::Builder::new()
-        .name("ports".into())
-        .spawn(move || {
-            // Of this thread and those that it starts, alone: the listeners stay what they are.
-            let _ = entered.send(setns(network, CloneFlags::CLONE_NEWNET));
-            accept(&listeners, &stop);
-        })?;
+    thread::Builder::new().name("ports".into()).spawn(move || {
+        // Of this thread and those that it starts, alone: the listeners stay what they are.
+        let _ = entered.send(setns(network, CloneFlags::CLONE_NEWNET));
+        accept(&listeners, &stop);
+    })?;
     match answer.recv() {
         Ok(Ok(())) => Ok(ports),
         Ok(Err(errno)) => Err(errno.into()),

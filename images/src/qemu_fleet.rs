@@ -137,7 +137,11 @@ impl<M: Guest> Fleet<M> {
     }
 
     /// The error for a fleet of which some machines have not got there in time.
-    pub fn not_ready(&self, limit: Duration, done: &dyn Fn(&str, &NodeStatus) -> bool) -> MachineError {
+    pub fn not_ready(
+        &self,
+        limit: Duration,
+        done: &dyn Fn(&str, &NodeStatus) -> bool,
+    ) -> MachineError {
         let (mut waiting, mut tail) = (Vec::new(), String::new());
         for machine in &self.machines {
             let state = match machine.latest() {

@@ -132,7 +132,10 @@ fn start_containers(
 
 fn check_delays(deployment: &Deployment, delays: &[(String, Duration)]) -> Result<()> {
     let machines = deployment.machines();
-    let names: Vec<String> = machines.iter().map(|machine| machine.name.to_string()).collect();
+    let names: Vec<String> = machines
+        .iter()
+        .map(|machine| machine.name.to_string())
+        .collect();
     match delays.iter().find(|(name, _)| !names.contains(name)) {
         None => Ok(()),
         Some((unknown, _)) => Err(Diagnostic::invalid(
@@ -160,7 +163,10 @@ fn wait_for_interrupt(session: &Session, machines: &Mutex<Machines>) -> Result<(
     interrupt::handle_gracefully();
     session.say("\nready; ctrl-C shuts the machines down");
     while !interrupt::requested() {
-        machines.lock().expect("no panic holds it").check_running()?;
+        machines
+            .lock()
+            .expect("no panic holds it")
+            .check_running()?;
         std::thread::sleep(TICK);
     }
     Ok(())

@@ -57,7 +57,9 @@ pub fn host_address(deployment: &Deployment) -> Result<(Ipv4Addr, u8)> {
         .chain(deployment.network.gateway)
         .collect();
     let any = used.first().map_or(0, |address| address.to_bits());
-    let hosts = u32::MAX.checked_shr(u32::from(subnet.prefix())).unwrap_or(0);
+    let hosts = u32::MAX
+        .checked_shr(u32::from(subnet.prefix()))
+        .unwrap_or(0);
     let broadcast = any | hosts;
     let free = (1..hosts)
         .map(|below| Ipv4Addr::from_bits(broadcast - below))

@@ -156,7 +156,10 @@ fn compose(root: &Path, boot: &Boot) -> Result<()> {
     let var = own_var(root)?;
     write_seed(&var, &boot.seed)?;
     mounts::bind(&var, &root.join("var"), false)?;
-    let (upper, work) = (format!("{}/upper", inside::ETC), format!("{}/work", inside::ETC));
+    let (upper, work) = (
+        format!("{}/upper", inside::ETC),
+        format!("{}/work", inside::ETC),
+    );
     mounts::make_dir(Path::new(&upper))?;
     mounts::make_dir(Path::new(&work))?;
     let etc = root.join("etc");

@@ -109,7 +109,8 @@ fn own_group(text: &str) -> &str {
 /// The processes of a group and all below it, without those that are only waited for.
 fn processes(group: &Path) -> Vec<i32> {
     let mut text = String::new();
-    let _ = File::open(group.join("cgroup.procs")).and_then(|mut file| file.read_to_string(&mut text));
+    let _ =
+        File::open(group.join("cgroup.procs")).and_then(|mut file| file.read_to_string(&mut text));
     let below = folders(group);
     let inner = below.iter().flat_map(|folder| processes(folder));
     text.lines()
@@ -162,7 +163,10 @@ mod tests {
     #[test]
     fn own_group_of_each_kind_of_host() {
         for (text, expected) in [
-            ("0::/user.slice/user-0.slice/session-3.scope\n", "user.slice/user-0.slice/session-3.scope"),
+            (
+                "0::/user.slice/user-0.slice/session-3.scope\n",
+                "user.slice/user-0.slice/session-3.scope",
+            ),
             ("9:name=systemd:/\n4:memory:/x/y\n0::/\n", ""),
             ("4:memory:/x\n", ""),
         ] {

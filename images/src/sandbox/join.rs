@@ -90,13 +90,7 @@ fn enter_some(pid: u32, wanted: impl Fn(CloneFlags) -> bool) -> Result<()> {
     let chosen = ALL.into_iter().filter(|(_, flag)| wanted(*flag));
     // All are opened before any is entered: they belong to one process, and are found on the host.
     let files = chosen
-        .map(|(name, flag)| {
-            Ok((
-                name,
-                flag,
-                open(&proc_path(pid, &format!("ns/{name}")))?,
-            ))
-        })
+        .map(|(name, flag)| Ok((name, flag, open(&proc_path(pid, &format!("ns/{name}")))?)))
         .collect::<Result<Vec<_>>>()?;
     for (name, flag, file) in files {
         setns(file, flag).map_err(Error::sandbox(format!("enter a namespace ({name})")))?;
