@@ -88,6 +88,8 @@ pub enum Command {
     /// Machine images
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Steer the machines of a running `farrow up`
+    Machine(MachineArgs),
     /// Write each machine's metadata: user-data, meta-data, network-config and a seed image
     Seed(SeedArgs),
     /// Rehearse the first boot of a machine of a deployment
@@ -118,7 +120,9 @@ impl Command {
     pub fn is_supervised(&self) -> bool {
         !matches!(
             self,
-            Command::Tools(_) | Command::Completions { .. } | Command::Man { .. }
+            Command::Machine(_)
+                | Command::Tools(_)
+                | Command::Completions { .. } | Command::Man { .. }
         )
     }
 }
@@ -285,6 +289,82 @@ pub struct ImageBootArgs {
     /// Keep the serial console's log
     #[arg(long, value_name = "FILE")]
     pub serial_log: Option<PathBuf>,
+}
+
+/// Arguments of `farrow machine`.
+#[derive(Debug, Args)]
+pub struct MachineArgs {
+    /// Name of the deployment that runs (default: the only one that does)
+    #[arg(long, value_name = "NAME")]
+    pub deployment: Option<String>,
+    /// Folder of the machines that run, instead of looking below --out
+    #[arg(long, value_name = "DIR", conflicts_with = "deployment")]
+    pub run: Option<PathBuf>,
+    /// The folder that `up` was given as --out
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub out: PathBuf,
+    /// What to do
+    #[command(subcommand)]
+    pub verb: MachineVerb,
+}
+
+/// `farrow machine …`
+#[derive(Debug, Clone, Subcommand)]
+pub enum MachineVerb {
+    /// List the machines and how they are
+    List,
+    /// Show what a machine tells about itself
+    Status {
+        /// The machine
+        node: String,
+    },
+    /// Run a program in a machine, with this terminal as its own (containers only)
+    Exec {
+        /// The machine
+        node: String,
+        /// The program and its arguments
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Shut a machine down in order
+    PowerOff {
+        /// The machine
+        node: String,
+    },
+    /// Take a machine's power away: nothing is flushed, nobody is told
+    PowerCut {
+        /// The machine
+        node: String,
+    },
+    /// Switch a machine on again, with what it had on its disk
+    PowerOn {
+        /// The machine
+        node: String,
+    },
+    /// Cut a machine off: from all, from one other, or from one port (containers only)
+    Cut {
+        /// The machine
+        node: String,
+        /// Only from this machine
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
+        /// Only TCP and UDP packets from or to this port
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// Lose a share of a machine's packets, in each direction (containers only)
+    Loss {
+        /// The machine
+        node: String,
+        /// How many of a hundred
+        #[arg(value_parser = clap::value_parser!(u8).range(0..=100))]
+        percent: u8,
+    },
+    /// End cuts and losses, of one machine or all (containers only)
+    Heal {
+        /// The machine
+        node: Option<String>,
+    },
 }
 
 /// Arguments of `farrow seed`.

@@ -2,6 +2,7 @@
 
 pub mod containers;
 mod node;
+pub mod orders;
 pub mod qemu;
 
 use std::fs;
@@ -310,7 +311,7 @@ impl Machines {
     }
 
     /// Shuts all down in order, so that their disks can be booted again.
-    pub fn stop(self) -> Result<()> {
+    pub fn stop(&mut self) -> Result<()> {
         self.fleet.stop()?;
         Ok(())
     }

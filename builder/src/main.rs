@@ -3,6 +3,7 @@
 mod bake;
 mod cli;
 mod commands;
+mod control;
 mod deployment;
 mod diagnostic;
 mod embedded;

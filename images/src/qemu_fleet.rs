@@ -185,7 +185,7 @@ impl<M: Guest> Fleet<M> {
     ///
     /// # Errors
     /// As [`Fleet::power_off`].
-    pub fn stop(mut self) -> Result<bool> {
+    pub fn stop(&mut self) -> Result<bool> {
         self.power_off(STOP_LIMIT)
     }
 }

@@ -60,7 +60,7 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
     ) {
         super::write_file(kept, &log, 0o600)?;
     }
-    let machines = outcome?;
+    let mut machines = outcome?;
     let nodes = machines.to_json();
     let failed = nodes
         .iter()

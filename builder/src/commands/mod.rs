@@ -4,6 +4,7 @@ mod boot;
 mod explain;
 mod image;
 mod lock;
+mod machine;
 mod new;
 mod repo;
 mod seed;
@@ -28,6 +29,7 @@ pub fn run(session: &Session, command: Command) -> Result<()> {
         Command::Resolve(args) => lock::resolve(session, &args),
         Command::Repo(command) => repo::run(session, command),
         Command::Image(command) => image::run(session, command),
+        Command::Machine(args) => machine::run(session, &args),
         Command::Seed(args) => seed::run(session, &args),
         Command::Explain(args) => explain::run(session, &args),
         Command::Bootstrap { out } => write_bootstrap(session, &out),

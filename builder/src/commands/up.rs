@@ -1,7 +1,7 @@
 //! `farrow up`: from a recipe and a deployment to machines that are ready.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bootstrap::Deployment;
@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::bake;
 use crate::cli::UpArgs;
+use crate::control::{self, Control};
 use crate::deployment;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::interrupt;
@@ -43,29 +44,34 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
     let credentials = out.join("credentials.json");
     deployment::write_credentials(&credentials, &loaded.deployment, &secret)?;
     session.add_file("credentials", &credentials)?;
+    let planned = machines::plan(&loaded.deployment, &catalogue, seeds, &args.check);
     let inputs = Inputs {
         args,
         recipe: &recipe,
         repository: &repository.path,
         tools: &tools,
-        planned: machines::plan(&loaded.deployment, &catalogue, seeds, &args.check),
         run_dir: out.join("run").join(loaded.deployment.name.to_string()),
         out: &out,
     };
-    let machines = Mutex::new(match args.containers {
-        true => start_containers(session, inputs, &loaded.deployment)?,
-        false => start_qemu(session, inputs)?,
-    });
-    session.stage("boot", |stage| {
+    let boot = match args.containers {
+        true => Boot::Containers(from_tree(session, &inputs, &loaded.deployment)?),
+        false => Boot::Qemu(from_image(session, &inputs)?),
+    };
+    control::check_free(&inputs.run_dir)?;
+    let (machines, control) = session.stage("boot", |stage| {
+        interrupt::clean_on_interrupt(&inputs.run_dir);
+        let machines = Arc::new(Mutex::new(boot.start(planned, &args.start_delays)?));
+        let control = Control::start(&inputs.run_dir, &machines)?;
         wait_ready(&machines, Duration::from_secs(args.timeout), stage)?;
-        Ok(Done::made(()))
+        Ok(Done::made((machines, control)))
     })?;
     report(session, &machines)?;
     if !args.until_ready {
         wait_for_interrupt(session, &machines)?;
     }
     session.detail("shutting the machines down");
-    machines.into_inner().expect("no panic holds it").stop()
+    drop(control);
+    machines.lock().expect("no panic holds it").stop()
 }
 
 /// What machines are started from.
@@ -74,13 +80,27 @@ struct Inputs<'a> {
     recipe: &'a Recipe,
     repository: &'a Path,
     tools: &'a ToolsTree,
-    planned: Vec<Planned>,
     run_dir: PathBuf,
     out: &'a Path,
 }
 
-/// From the image of all formats that `up` leaves behind.
-fn start_qemu(session: &Session, inputs: Inputs<'_>) -> Result<Machines> {
+/// How machines are started.
+enum Boot<'a> {
+    Qemu(qemu::Boot<'a>),
+    Containers(containers::Boot<'a>),
+}
+
+impl Boot<'_> {
+    fn start(&self, planned: Vec<Planned>, delays: &machines::Delays) -> Result<Machines> {
+        match self {
+            Boot::Qemu(boot) => Machines::in_qemu(boot, planned, delays),
+            Boot::Containers(boot) => Machines::in_containers(boot, planned, delays),
+        }
+    }
+}
+
+/// An image of all formats that `up` leaves behind.
+fn from_image<'a>(session: &Session, inputs: &Inputs<'a>) -> Result<qemu::Boot<'a>> {
     let formats = [ImageFormat::Raw, ImageFormat::Qcow2];
     let image = bake::image(
         session,
@@ -90,43 +110,32 @@ fn start_qemu(session: &Session, inputs: Inputs<'_>) -> Result<Machines> {
         &formats,
         &inputs.out.join("image"),
     )?;
-    let boot = qemu::Boot {
+    Ok(qemu::Boot {
         tools: inputs.tools,
         image: image.path("image-qcow2")?,
         format: DiskFormat::Qcow2,
-        run_dir: inputs.run_dir,
+        run_dir: inputs.run_dir.clone(),
         cache: session.paths.cache.clone(),
         keep_disks: inputs.args.keep_disks,
-    };
-    session.stage("start", |_| {
-        interrupt::clean_on_interrupt(&boot.run_dir);
-        let started = Machines::in_qemu(&boot, inputs.planned, &inputs.args.start_delays)?;
-        Ok(Done::made(started))
     })
 }
 
-/// From the tree that an image would be packed from.
-fn start_containers(
+/// The tree that an image would be packed from.
+fn from_tree<'a>(
     session: &Session,
-    inputs: Inputs<'_>,
+    inputs: &Inputs<'a>,
     deployment: &Deployment,
-) -> Result<Machines> {
-    let tree = bake::tree(session, inputs.recipe, inputs.repository)?;
-    let boot = containers::Boot {
+) -> Result<containers::Boot<'a>> {
+    Ok(containers::Boot {
         tools: inputs.tools,
-        tree: &tree.path,
+        tree: bake::tree(session, inputs.recipe, inputs.repository)?.path,
         repository: (
             inputs.repository.to_owned(),
             Path::new("/www").join(&inputs.recipe.repository),
         ),
-        run_dir: inputs.run_dir,
+        run_dir: inputs.run_dir.clone(),
         keep_disks: inputs.args.keep_disks,
         host: containers::host_address(deployment)?,
-    };
-    session.stage("start", |_| {
-        interrupt::clean_on_interrupt(&boot.run_dir);
-        let started = Machines::in_containers(&boot, inputs.planned, &inputs.args.start_delays)?;
-        Ok(Done::made(started))
     })
 }
 

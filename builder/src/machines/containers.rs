@@ -1,11 +1,12 @@
 //! Machines as containers on one segment.
 
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bootstrap::Deployment;
 use images::container::{Container, Machine, Segment};
+use images::container_command::Fault;
 use images::tools::ToolsTree;
 
 use super::Planned;
@@ -16,7 +17,7 @@ pub struct Boot<'a> {
     /// Where systemd-nspawn comes from.
     pub tools: &'a ToolsTree,
     /// The root tree; never written to.
-    pub tree: &'a Path,
+    pub tree: PathBuf,
     /// The repository, and where meta nodes see it.
     pub repository: (PathBuf, PathBuf),
     /// Folder for what lasts of the machines, and their logs: one folder a machine.
@@ -30,6 +31,8 @@ pub struct Boot<'a> {
 /// What containers are run with.
 pub(super) struct Containers {
     segment: Arc<Segment>,
+    /// What is wrong with the segment on request, each with the machine's number.
+    faults: Vec<(usize, Fault)>,
 }
 
 /// Refuses what cannot work before anything is built for it.
@@ -77,10 +80,36 @@ pub fn host_address(deployment: &Deployment) -> Result<(Ipv4Addr, u8)> {
 impl Containers {
     /// Makes the segment.
     pub(super) fn prepare(boot: &Boot<'_>) -> Result<Self> {
-        let segment = Segment::start(boot.tools, boot.tree, &boot.run_dir, boot.host)?;
+        let segment = Segment::start(boot.tools, &boot.tree, &boot.run_dir, boot.host)?;
         Ok(Self {
             segment: Arc::new(segment),
+            faults: Vec::new(),
         })
+    }
+
+    /// Adds a fault of the machine with that number.
+    pub(super) fn add_fault(&mut self, index: usize, fault: Fault, names: &[String]) -> Result<()> {
+        self.set_faults([self.faults.clone(), vec![(index, fault)]].concat(), names)
+    }
+
+    /// Removes the faults that have to do with one machine, or all.
+    pub(super) fn heal(&mut self, index: Option<usize>, names: &[String]) -> Result<()> {
+        let name = index.and_then(|index| names.get(index));
+        let concerns = |(of, fault): &(usize, Fault)| match (index, fault) {
+            (None, _) => true,
+            (Some(index), _) if index == *of => true,
+            (_, Fault::Cut { from, .. }) => from.as_ref() == name,
+            _ => false,
+        };
+        let left = self.faults.iter().filter(|fault| !concerns(fault));
+        self.set_faults(left.cloned().collect(), names)
+    }
+
+    fn set_faults(&mut self, faults: Vec<(usize, Fault)>, names: &[String]) -> Result<()> {
+        let number = |name: &str| names.iter().position(|known| known == name);
+        self.segment.set_faults(&faults, &number)?;
+        self.faults = faults;
+        Ok(())
     }
 
     /// Makes a machine that is off.
