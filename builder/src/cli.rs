@@ -122,7 +122,8 @@ impl Command {
             self,
             Command::Machine(_)
                 | Command::Tools(_)
-                | Command::Completions { .. } | Command::Man { .. }
+                | Command::Completions { .. }
+                | Command::Man { .. }
         )
     }
 }

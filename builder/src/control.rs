@@ -164,7 +164,10 @@ pub fn ask(run_dir: &Path, request: &Request) -> Result<Value> {
 
 /// Folders of runs below `out` whose machines run.
 pub fn running(out: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(out.join("run")).into_iter().flatten().flatten();
+    let entries = fs::read_dir(out.join("run"))
+        .into_iter()
+        .flatten()
+        .flatten();
     entries
         .map(|entry| entry.path())
         .filter(|path| connect(path).is_ok())
@@ -246,7 +249,10 @@ mod tests {
                 },
                 r#"{"verb":"cut","node":"a","from":null,"port":2379}"#,
             ),
-            (Request::Heal { node: None }, r#"{"verb":"heal","node":null}"#),
+            (
+                Request::Heal { node: None },
+                r#"{"verb":"heal","node":null}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
             assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);

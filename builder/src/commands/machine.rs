@@ -38,7 +38,9 @@ pub fn run(session: &Session, args: &MachineArgs) -> Result<()> {
         MachineVerb::List => session.say(&table(&answer)),
         MachineVerb::Status { .. } => session.say(&format!("{answer:#}")),
         MachineVerb::PowerOff { node } if answer["obeyed"] == false => {
-            session.say(&format!("{node} did not shut down in time; its power was cut"));
+            session.say(&format!(
+                "{node} did not shut down in time; its power was cut"
+            ));
         }
         _ => {}
     }

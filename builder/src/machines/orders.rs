@@ -110,8 +110,11 @@ impl Machines {
         let nodes = self.fleet.machines.iter_mut().enumerate();
         let found = nodes.into_iter().find(|(_, node)| node.name() == name);
         found.ok_or_else(|| {
-            Diagnostic::invalid("FR-MACHINE-UNKNOWN", format!("no machine `{name}` runs here"))
-                .with_hint(format!("its machines are: {}", names.join(", ")))
+            Diagnostic::invalid(
+                "FR-MACHINE-UNKNOWN",
+                format!("no machine `{name}` runs here"),
+            )
+            .with_hint(format!("its machines are: {}", names.join(", ")))
         })
     }
 }
@@ -133,5 +136,6 @@ pub fn power_off(machines: &Mutex<Machines>, name: &str) -> Result<bool> {
 
 fn only_containers(what: &str) -> Diagnostic {
     let message = format!("{what}: only machines that run as containers can do this");
-    Diagnostic::invalid("FR-MACHINE-VERB", message).with_hint("start them with `farrow up --containers`")
+    Diagnostic::invalid("FR-MACHINE-VERB", message)
+        .with_hint("start them with `farrow up --containers`")
 }
