@@ -203,6 +203,12 @@ impl<'a> Platform<'a> {
         }
     }
 
+    /// Names of the web interfaces.
+    pub fn portal_names(&self) -> Vec<Domain> {
+        let domains = self.portal.iter().map(|entry| entry.domain.clone());
+        domains.collect()
+    }
+
     /// Services of a machine, by name.
     pub fn services_of(&self, machine: &Machine) -> &[&'a Service] {
         let index = self.machines.iter().position(|other| other == machine);

@@ -9,6 +9,7 @@ use crate::availability::{HbaRule, Rto, Service, Timers};
 use crate::contradictions::{self, machine_name, no_primary};
 use crate::document::{ClusterFile, Database, Dcs, DeploymentFile, MetaFile, Portal, Qemu, User};
 use crate::error::{Invalid, Result};
+use crate::pki;
 use crate::toml_text;
 use crate::tree::Tree;
 use crate::tuning::Tuning;
@@ -186,6 +187,7 @@ impl Deployment {
     fn validate(file: DeploymentFile) -> std::result::Result<Self, Box<Invalid>> {
         contradictions::check(&file)?;
         let machine_names = contradictions::meta_names(&file);
+        let order: Vec<String> = file.cluster.iter().map(|c| c.name.to_string()).collect();
         let mut clusters = Vec::new();
         for (index, cluster) in file.cluster.into_iter().enumerate() {
             let cluster = valid_cluster(index, cluster, &machine_names)?;
@@ -196,7 +198,7 @@ impl Deployment {
             None => Domain::parse(file.name.as_str())
                 .map_err(|message| Invalid::new("FR-DEPLOYMENT-FIELD", "name", message, ""))?,
         };
-        Ok(Deployment {
+        let deployment = Deployment {
             name: file.name,
             domain,
             dcs: file.dcs,
@@ -210,7 +212,9 @@ impl Deployment {
             clusters,
             portal: sorted(file.portal, |a, b| a.domain < b.domain),
             qemu: file.qemu,
-        })
+        };
+        pki::overlap(&deployment, &order)?;
+        Ok(deployment)
     }
 
     /// All machines, by address.

@@ -49,6 +49,12 @@ pub struct SecretFile {
     /// Secrets of clusters.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub clusters: BTreeMap<Name, ClusterSecret>,
+    /// The deployment's authority, PEM; meta nodes make it themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// Intermediate certificates of clusters, PEM; their keys derive from the clusters' secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub intermediates: BTreeMap<Name, String>,
 }
 
 /// `[[check]]`: a shell command that root runs after the machine is ready; its result is part of the status.
@@ -70,6 +76,8 @@ impl Default for SecretFile {
             generation: first_generation(),
             deployment: None,
             clusters: BTreeMap::new(),
+            ca: None,
+            intermediates: BTreeMap::new(),
         }
     }
 }

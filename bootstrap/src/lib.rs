@@ -32,6 +32,7 @@ mod mounts;
 pub mod netplan;
 pub mod networkd;
 pub mod observe;
+pub mod pki;
 pub mod plan;
 mod plan_service;
 mod plan_text;

@@ -5,17 +5,18 @@ use std::collections::BTreeMap;
 use crate::catalogue::Catalogue;
 use crate::context::{Image, Local, Platform};
 use crate::deployment::Machine;
-use crate::error::Result;
+use crate::error::{Invalid, Result};
 use crate::facts::Facts;
 use crate::members::Members;
 use crate::metadata::Metadata;
 use crate::networkd;
+use crate::pki::{self, Mint};
 use crate::plan::{self, Directory, Identity, Mount, Plan};
 use crate::plan_service::Planner;
 use crate::render::{Keyring, Renderer};
 use crate::role;
 use crate::service::Mode;
-use crate::values::Role;
+use crate::values::{Domain, Role};
 
 /// GPT name of the partition with the embedded repository.
 const REPOSITORY_PARTITION: &str = "repo";
@@ -43,6 +44,7 @@ impl Plan {
     pub fn compute(inputs: &Inputs<'_>) -> Result<Plan> {
         let metadata = inputs.metadata;
         let machine = role::identify(metadata, inputs.facts)?;
+        pki::check_fragment(&metadata.fragment.secret, &metadata.deployment, &machine)?;
         let own_cluster = machine
             .member
             .as_ref()
@@ -51,6 +53,15 @@ impl Plan {
         let renderer = Renderer::new(inputs.catalogue, keyring);
         let deployment = metadata.deployment.with_members(inputs.members, &machine);
         let platform = Platform::new(&deployment, inputs.catalogue, &renderer)?;
+        let portal = platform.portal_names();
+        refuse_foreign_portal(inputs, &portal)?;
+        // Of the declared deployment: a certificate must not change with every machine that comes and goes.
+        renderer.set_mint(Mint::new(
+            metadata.fragment.secret.clone(),
+            metadata.deployment.clone(),
+            machine.clone(),
+            portal,
+        ));
         let interface = networkd::interface(metadata, &machine, inputs.facts);
         let local = Local {
             interface: interface.clone(),
@@ -84,6 +95,23 @@ impl Plan {
         planner.plan.directories.insert(0, data_directory());
         Ok(planner.plan)
     }
+}
+
+/// The catalogue's pages must not have names for which some cluster's certificates are good.
+fn refuse_foreign_portal(inputs: &Inputs<'_>, portal: &[Domain]) -> Result<()> {
+    let deployment = &inputs.metadata.deployment;
+    for domain in portal {
+        if let Some(cluster) = pki::covering_cluster(deployment, domain.as_str()) {
+            let message = format!(
+                "the page {domain} has a name of cluster {}: its certificates would be good for it",
+                cluster.name
+            );
+            let hint = "rename the cluster or its machines";
+            let invalid = Invalid::new("FR-DEPLOYMENT-TRUST", "cluster", message, hint);
+            return Err(invalid.in_document("deployment").into());
+        }
+    }
+    Ok(())
 }
 
 fn empty(inputs: &Inputs<'_>, machine: &Machine, interface: String) -> Plan {

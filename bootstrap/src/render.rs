@@ -1,8 +1,8 @@
 //! Renders the catalogue's templates and expressions. Strict: an unknown name is an error.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
 use sha2::{Digest, Sha256};
@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use crate::catalogue::Catalogue;
 use crate::error::{Error, Result};
 use crate::fragment::SecretFile;
-use crate::secrets::{ClusterSecret, cluster_secret, password};
+use crate::pki::Mint;
+use crate::secrets::{ClusterSecret, cluster_secret, deployment_password, password};
 
 /// The secrets a node holds, for the templates' `password` function.
 #[derive(Debug, Clone, Default)]
@@ -53,6 +54,15 @@ impl Keyring {
         })?;
         Ok(password(&secret, self.secret.generation, user))
     }
+
+    fn deployment_password(&self, user: &str) -> std::result::Result<String, String> {
+        let secret = self
+            .secret
+            .deployment
+            .as_ref()
+            .ok_or("this machine holds no deployment secret")?;
+        Ok(deployment_password(secret, self.secret.generation, user))
+    }
 }
 
 /// A rendered text.
@@ -60,14 +70,15 @@ impl Keyring {
 pub struct Rendered {
     /// The text.
     pub text: String,
-    /// Whether a password is in it.
+    /// Whether a password or private key is in it.
     pub secret: bool,
 }
 
 /// Renders for one node.
 pub struct Renderer {
     environment: Environment<'static>,
-    password_used: Arc<AtomicBool>,
+    secret_used: Arc<AtomicBool>,
+    mint: Arc<OnceLock<Mint>>,
 }
 
 impl Renderer {
@@ -89,20 +100,25 @@ impl Renderer {
             let folder = parent.split('/').next().unwrap_or_default();
             format!("{folder}/{name}").into()
         });
-        let password_used = Arc::new(AtomicBool::new(false));
-        let used = Arc::clone(&password_used);
-        environment.add_function("password", move |user: &str, cluster: Option<&str>| {
-            used.store(true, Ordering::Relaxed);
-            keyring.password(user, cluster).map_err(complaint)
-        });
+        let secret_used = Arc::new(AtomicBool::new(false));
+        let mint = Arc::new(OnceLock::new());
+        add_passwords(&mut environment, keyring, &secret_used);
+        add_certificates(&mut environment, &mint, &secret_used);
         environment.add_function("fail", |text: &str| {
             Err::<Value, _>(complaint(text.to_owned()))
         });
         add_filters(&mut environment);
         Renderer {
             environment,
-            password_used,
+            secret_used,
+            mint,
         }
+    }
+
+    /// Says who makes certificates. That takes the names of the portal, which take rendering; before, there are none.
+    pub fn set_mint(&self, mint: Mint) {
+        // The first one counts: a renderer is for one node.
+        let _ = self.mint.set(mint);
     }
 
     /// Renders a template file of a service.
@@ -110,7 +126,7 @@ impl Renderer {
     /// # Errors
     /// `FR-TEMPLATE`.
     pub fn file(&self, service: &str, template: &str, context: &Value) -> Result<Rendered> {
-        self.password_used.store(false, Ordering::Relaxed);
+        self.secret_used.store(false, Ordering::Relaxed);
         let name = format!("{service}/{template}");
         let text = self
             .environment
@@ -131,7 +147,7 @@ impl Renderer {
         source: &str,
         context: &Value,
     ) -> Result<Rendered> {
-        self.password_used.store(false, Ordering::Relaxed);
+        self.secret_used.store(false, Ordering::Relaxed);
         if !source.contains('{') {
             return Ok(self.rendered(source.to_owned()));
         }
@@ -187,7 +203,7 @@ impl Renderer {
     }
 
     fn rendered(&self, text: String) -> Rendered {
-        let secret = self.password_used.load(Ordering::Relaxed);
+        let secret = self.secret_used.load(Ordering::Relaxed);
         Rendered { text, secret }
     }
 
@@ -243,6 +259,60 @@ fn message(error: &minijinja::Error) -> String {
 
 fn complaint(text: String) -> minijinja::Error {
     minijinja::Error::new(ErrorKind::InvalidOperation, text)
+}
+
+fn add_passwords(
+    environment: &mut Environment<'static>,
+    keyring: Keyring,
+    secret_used: &Arc<AtomicBool>,
+) {
+    let keyring = Arc::new(keyring);
+    let (held, used) = (Arc::clone(&keyring), Arc::clone(secret_used));
+    environment.add_function("password", move |user: &str, cluster: Option<&str>| {
+        used.store(true, Ordering::Relaxed);
+        held.password(user, cluster).map_err(complaint)
+    });
+    let used = Arc::clone(secret_used);
+    environment.add_function("deployment_password", move |user: &str| {
+        used.store(true, Ordering::Relaxed);
+        keyring.deployment_password(user).map_err(complaint)
+    });
+}
+
+/// Purpose of a certificate when the template names none.
+const DEFAULT_PURPOSE: &str = "node";
+
+fn add_certificates(
+    environment: &mut Environment<'static>,
+    mint: &Arc<OnceLock<Mint>>,
+    secret_used: &Arc<AtomicBool>,
+) {
+    fn made<T>(
+        mint: &OnceLock<Mint>,
+        make: impl FnOnce(&Mint) -> std::result::Result<T, String>,
+    ) -> std::result::Result<T, minijinja::Error> {
+        let mint = mint
+            .get()
+            .ok_or_else(|| complaint("there are no certificates here".to_owned()))?;
+        make(mint).map_err(complaint)
+    }
+    let held = Arc::clone(mint);
+    environment.add_function("ca_certificate", move || made(&held, Mint::ca_certificate));
+    let held = Arc::clone(mint);
+    environment.add_function("issuer_certificate", move |kind: &str| {
+        made(&held, |mint| mint.issuer_certificate(kind))
+    });
+    let held = Arc::clone(mint);
+    environment.add_function("certificate", move |kind: &str, purpose: Option<&str>| {
+        let purpose = purpose.unwrap_or(DEFAULT_PURPOSE);
+        made(&held, |mint| mint.certificate(kind, purpose))
+    });
+    let (held, used) = (Arc::clone(mint), Arc::clone(secret_used));
+    environment.add_function("private_key", move |kind: &str, purpose: Option<&str>| {
+        used.store(true, Ordering::Relaxed);
+        let purpose = purpose.unwrap_or(DEFAULT_PURPOSE);
+        made(&held, |mint| mint.private_key(kind, purpose)).map(|pem| pem.as_str().to_owned())
+    });
 }
 
 fn add_filters(environment: &mut Environment<'static>) {

@@ -1,4 +1,4 @@
-//! Secrets and how they follow from one another: deployment secret → cluster secret → password.
+//! Secrets and how they follow from one another: deployment secret → cluster secret → password, private key.
 //!
 //! HKDF-SHA256 with labelled contexts and a generation number, so that one secret of the operator gives every
 //! password, a node that holds one cluster's secret can compute no other's, and a new generation changes all.
@@ -88,6 +88,42 @@ fn expand(key: &[u8], info: &str, out: &mut [u8]) {
         .unwrap_or_else(|_| unreachable!());
 }
 
+impl DeploymentSecret {
+    /// A candidate for a private key; `counter` is for the next, when one is no valid scalar.
+    pub(crate) fn key_material(
+        &self,
+        generation: u32,
+        label: &str,
+        counter: u32,
+    ) -> Zeroizing<[u8; SECRET_BYTES]> {
+        key_material(&self.0, generation, label, counter)
+    }
+}
+
+impl ClusterSecret {
+    /// A candidate for a private key, as for the deployment.
+    pub(crate) fn key_material(
+        &self,
+        generation: u32,
+        label: &str,
+        counter: u32,
+    ) -> Zeroizing<[u8; SECRET_BYTES]> {
+        key_material(&self.0, generation, label, counter)
+    }
+}
+
+fn key_material(
+    key: &[u8],
+    generation: u32,
+    label: &str,
+    counter: u32,
+) -> Zeroizing<[u8; SECRET_BYTES]> {
+    let mut bytes = Zeroizing::new([0; SECRET_BYTES]);
+    let info = format!("farrow/1/generation/{generation}/key/{counter}/{label}");
+    expand(key, &info, bytes.as_mut_slice());
+    bytes
+}
+
 /// The secret of a cluster.
 pub fn cluster_secret(secret: &DeploymentSecret, generation: u32, cluster: &str) -> ClusterSecret {
     let mut bytes = [0; SECRET_BYTES];
@@ -98,11 +134,20 @@ pub fn cluster_secret(secret: &DeploymentSecret, generation: u32, cluster: &str)
     cluster
 }
 
+/// The password of a user of the deployment itself, which only meta nodes hold: 32 lower-case hex characters.
+pub fn deployment_password(secret: &DeploymentSecret, generation: u32, user: &str) -> String {
+    derive_password(&secret.0, generation, user)
+}
+
 /// The password of a user of a cluster: 32 lower-case hex characters.
 pub fn password(secret: &ClusterSecret, generation: u32, user: &str) -> String {
+    derive_password(&secret.0, generation, user)
+}
+
+fn derive_password(key: &[u8], generation: u32, user: &str) -> String {
     let mut bytes = [0; PASSWORD_BYTES];
     let info = format!("farrow/1/generation/{generation}/password/{user}");
-    expand(&secret.0, &info, &mut bytes);
+    expand(key, &info, &mut bytes);
     let password = hex::encode(bytes);
     bytes.zeroize();
     password

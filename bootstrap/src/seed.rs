@@ -2,16 +2,18 @@
 
 use serde::Serialize;
 
-use crate::deployment::Deployment;
+use crate::deployment::{Cluster, Deployment};
 use crate::document::SCHEMA;
 use crate::error::{Error, Invalid, Result};
 use crate::fragment::{Check, NodeFragment, SecretFile};
 use crate::mime::{self, Part};
+use crate::pki;
 use crate::secrets::{DeploymentSecret, cluster_secret};
 use crate::userdata::{DEPLOYMENT_TYPE, NODE_TYPE};
 use crate::values::Role;
 
-/// The node fragment of a machine: the deployment secret for a meta node, its cluster's for the others.
+/// The node fragment of a machine: the deployment secret for a meta node; for the others their cluster's secret and
+/// intermediate certificate, and the authority.
 ///
 /// # Errors
 /// `FR-NODE-UNKNOWN` when the deployment has no such machine.
@@ -35,8 +37,9 @@ pub fn node_fragment(
     match (found.role, &found.member) {
         (Role::Meta, _) => secrets.deployment = Some(secret.clone()),
         (Role::Database, Some(member)) => {
-            let cluster = cluster_secret(secret, generation, member.cluster.as_str());
-            secrets.clusters.insert(member.cluster.clone(), cluster);
+            if let Some(cluster) = deployment.cluster(member.cluster.as_str()) {
+                add_cluster(&mut secrets, deployment, cluster, secret)?;
+            }
         }
         (Role::Database, None) => {}
     }
@@ -47,6 +50,47 @@ pub fn node_fragment(
         check: checks.to_vec(),
         ..NodeFragment::default()
     })
+}
+
+/// The node fragment of any machine that joins a cluster with `autoscale = true`.
+///
+/// # Errors
+/// None in practice: the names in it are valid ones.
+pub fn joining_fragment(
+    deployment: &Deployment,
+    cluster: &Cluster,
+    secret: &DeploymentSecret,
+    generation: u32,
+    checks: &[Check],
+) -> Result<String> {
+    let mut secrets = SecretFile {
+        generation,
+        ..SecretFile::default()
+    };
+    add_cluster(&mut secrets, deployment, cluster, secret)?;
+    to_toml(&NodeFragment {
+        schema: SCHEMA,
+        cluster: Some(cluster.name.clone()),
+        secret: secrets,
+        check: checks.to_vec(),
+        ..NodeFragment::default()
+    })
+}
+
+/// What members of a cluster hold.
+fn add_cluster(
+    secrets: &mut SecretFile,
+    deployment: &Deployment,
+    cluster: &Cluster,
+    secret: &DeploymentSecret,
+) -> Result<()> {
+    let (name, generation) = (&cluster.name, secrets.generation);
+    let own = cluster_secret(secret, generation, name.as_str());
+    secrets.clusters.insert(name.clone(), own);
+    secrets.ca = Some(pki::ca_certificate(secret, generation, deployment)?);
+    let certificate = pki::cluster_certificate(secret, generation, deployment, cluster)?;
+    secrets.intermediates.insert(name.clone(), certificate);
+    Ok(())
 }
 
 fn to_toml(value: &impl Serialize) -> Result<String> {

@@ -174,6 +174,16 @@ impl Subnet {
         u32::MAX << (32 - u32::from(self.prefix))
     }
 
+    /// The address that all machines of the subnet begin with.
+    pub fn network(self) -> Ipv4Addr {
+        self.network
+    }
+
+    /// The network part as a mask.
+    pub fn netmask(self) -> Ipv4Addr {
+        Ipv4Addr::from(self.mask())
+    }
+
     /// Length of the network part in bits.
     pub fn prefix(self) -> u8 {
         self.prefix

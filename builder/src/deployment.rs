@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use bootstrap::Deployment;
 use bootstrap::deployment::Machine;
 use bootstrap::fragment::Check;
-use bootstrap::secrets::{ClusterSecret, DeploymentSecret, cluster_secret, password};
+use bootstrap::secrets::{
+    ClusterSecret, DeploymentSecret, cluster_secret, deployment_password, password,
+};
 use sha2::{Digest, Sha256};
 
 use crate::commands::write_file;
@@ -214,7 +216,13 @@ impl Macs {
     }
 }
 
-/// Writes the passwords that the operator needs: per cluster and user. Readable by its owner alone.
+/// The certificate of the deployment's authority, beside the credentials.
+pub fn ca_path(credentials: &Path) -> PathBuf {
+    credentials.with_file_name("ca.crt")
+}
+
+/// Writes what the operator needs: passwords per cluster and user, readable by its owner alone, and beside them the
+/// authority's certificate, for `sslrootcert` and browsers.
 pub fn write_credentials(
     path: &Path,
     deployment: &Deployment,
@@ -230,7 +238,16 @@ pub fn write_credentials(
             .chain(names);
         clusters.insert(cluster.name.to_string(), passwords(&own, names));
     }
-    let document = serde_json::json!({"schema": 1, "deployment": deployment.name.to_string(), "clusters": clusters});
+    let ca = bootstrap::pki::ca_certificate(secret, GENERATION, deployment)
+        .map_err(|error| Diagnostic::failed(error.code(), error.to_string()))?;
+    write_file(&ca_path(path), ca.as_bytes(), 0o644)?;
+    let etcd_root = deployment_password(secret, GENERATION, "etcd-root");
+    let document = serde_json::json!({
+        "schema": 1,
+        "deployment": deployment.name.to_string(),
+        "clusters": clusters,
+        "infrastructure": {"etcd-root": etcd_root},
+    });
     write_file(path, format!("{document:#}\n").as_bytes(), 0o600)
 }
 

@@ -44,6 +44,7 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
     let credentials = out.join("credentials.json");
     deployment::write_credentials(&credentials, &loaded.deployment, &secret)?;
     session.add_file("credentials", &credentials)?;
+    session.add_file("ca", &deployment::ca_path(&credentials))?;
     let planned = machines::plan(&loaded.deployment, &catalogue, seeds, &args.check);
     let inputs = Inputs {
         args,
