@@ -52,6 +52,9 @@ pub struct SecretFile {
     /// The deployment's authority, PEM; meta nodes make it themselves.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<String>,
+    /// The certificate by which the meta nodes' own servers are known, PEM; meta nodes make it themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub meta_ca: Option<String>,
     /// Intermediate certificates of clusters, PEM; their keys derive from the clusters' secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub intermediates: BTreeMap<Name, String>,
@@ -77,6 +80,7 @@ impl Default for SecretFile {
             deployment: None,
             clusters: BTreeMap::new(),
             ca: None,
+            meta_ca: None,
             intermediates: BTreeMap::new(),
         }
     }

@@ -63,7 +63,7 @@ impl Source {
             hosts,
             next: 0,
             password: keyring
-                .password(ETCD_PASSWORD, None)
+                .deployment_password(ETCD_PASSWORD)
                 .ok()
                 .map(Zeroizing::new),
             token: None,

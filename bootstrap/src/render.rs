@@ -55,7 +55,7 @@ impl Keyring {
         Ok(password(&secret, self.secret.generation, user))
     }
 
-    fn deployment_password(&self, user: &str) -> std::result::Result<String, String> {
+    pub(crate) fn deployment_password(&self, user: &str) -> std::result::Result<String, String> {
         let secret = self
             .secret
             .deployment
@@ -299,8 +299,8 @@ fn add_certificates(
     let held = Arc::clone(mint);
     environment.add_function("ca_certificate", move || made(&held, Mint::ca_certificate));
     let held = Arc::clone(mint);
-    environment.add_function("issuer_certificate", move |kind: &str| {
-        made(&held, |mint| mint.issuer_certificate(kind))
+    environment.add_function("anchor", move |kind: &str| {
+        made(&held, |mint| mint.anchor(kind))
     });
     let held = Arc::clone(mint);
     environment.add_function("certificate", move |kind: &str, purpose: Option<&str>| {

@@ -88,6 +88,7 @@ fn add_cluster(
     let own = cluster_secret(secret, generation, name.as_str());
     secrets.clusters.insert(name.clone(), own);
     secrets.ca = Some(pki::ca_certificate(secret, generation, deployment)?);
+    secrets.meta_ca = Some(pki::meta_ca_certificate(secret, generation, deployment)?);
     let certificate = pki::cluster_certificate(secret, generation, deployment, cluster)?;
     secrets.intermediates.insert(name.clone(), certificate);
     Ok(())

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bootstrap::members::{LiveCluster, LiveMember, LiveRole, from_etcd, from_patroni};
 use bootstrap::values::Name;
-use bootstrap::{Catalogue, Members, Metadata, Plan};
+use bootstrap::{Catalogue, Deployment, Members, Metadata, Plan};
 use proptest::prelude::*;
 
 fn real_catalogue() -> Catalogue {
@@ -178,11 +178,11 @@ fn a_name_follows_its_leader() {
 #[test]
 fn a_machine_joins_by_naming_its_cluster() {
     let mut raw = support::raw(&growing(), "pg-test-1");
-    let secret = bootstrap::secrets::cluster_secret(&support::secret(), 1, "pg-auto");
-    let fragment = format!(
-        "schema = 1\ncluster = \"pg-auto\"\n[secret.clusters]\npg-auto = \"{}\"\n",
-        secret.to_hex().as_str()
-    );
+    let deployment = Deployment::parse(&growing()).unwrap();
+    let cluster = deployment.cluster("pg-auto").unwrap();
+    let secret = support::secret();
+    let fragment =
+        bootstrap::seed::joining_fragment(&deployment, cluster, &secret, 1, &[]).unwrap();
     raw.user_data = bootstrap::seed::user_data(&growing(), &fragment);
     raw.instance_id = Some("i-0ABC".into());
     raw.local_hostname = None;

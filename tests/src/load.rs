@@ -195,7 +195,7 @@ impl Log {
 }
 
 /// TLS that trusts the deployment's authority alone.
-fn tls(ca: &str) -> Result<MakeRustlsConnect> {
+pub fn tls(ca: &str) -> Result<MakeRustlsConnect> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).context("the authority's PEM")?)?;

@@ -134,6 +134,16 @@ pub(super) fn self_signed(authority: &Signer) -> Result<String> {
     made.map(|certificate| certificate.pem()).map_err(failed)
 }
 
+/// An issuer as an authority of its own: what trusts only this believes nobody whom another issuer signed for. Its name
+/// and key are those of the intermediate, so it stands in for that in any chain.
+pub(super) fn anchor(signer: &Signer) -> Result<String> {
+    let mut params = params(&signer.key, signer.subject.clone(), "anchor");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = AUTHORITY_USAGES.to_vec();
+    let made = params.signed_by(&signer.key, &signer.issuer());
+    made.map(|certificate| certificate.pem()).map_err(failed)
+}
+
 /// An intermediate certificate; without a scope nothing is constrained.
 pub(super) fn intermediate(
     authority: &Signer,
@@ -206,6 +216,18 @@ pub fn ca_certificate(
     deployment: &Deployment,
 ) -> Result<String> {
     self_signed(&Signer::authority(secret, generation, deployment))
+}
+
+/// The certificate by which the meta nodes' own servers are known, PEM.
+///
+/// # Errors
+/// None in practice, as above.
+pub fn meta_ca_certificate(
+    secret: &DeploymentSecret,
+    generation: u32,
+    deployment: &Deployment,
+) -> Result<String> {
+    anchor(&Signer::meta(secret, generation, deployment))
 }
 
 /// The intermediate certificate of a cluster in PEM.

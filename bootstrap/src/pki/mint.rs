@@ -6,12 +6,13 @@ use std::sync::OnceLock;
 use zeroize::Zeroizing;
 
 use super::der::Certificate;
-use super::issue::{Leaf, Signer, intermediate, leaf, self_signed};
+use super::issue::{Leaf, Signer, anchor, intermediate, leaf, self_signed};
 use super::keys::Key;
-use super::names::{Scope, meta_names, push_name, unique};
+use super::names::{Scope, has_own_intermediate, is_meta, meta_names, push_name, unique};
 use crate::deployment::{Deployment, Machine};
 use crate::error::{Error, Invalid, Result};
 use crate::fragment::SecretFile;
+use crate::secrets::cluster_secret;
 use crate::values::{Domain, Name};
 
 /// Makes certificates for one machine.
@@ -26,6 +27,7 @@ pub struct Mint {
 
 struct MetaIssuer {
     ca: String,
+    anchor: String,
     certificate: String,
     signer: Signer,
 }
@@ -78,13 +80,40 @@ impl Mint {
         }
     }
 
-    /// The certificate that signs a kind of leaf, in PEM.
+    /// The issuers of a kind of leaf as authorities of their own, in PEM. What trusts these believes nobody else, whatever
+    /// the rest of the deployment's issuers sign.
     ///
     /// # Errors
-    /// When the machine cannot sign such leaves.
-    pub fn issuer_certificate(&self, kind: &str) -> std::result::Result<String, String> {
-        self.issuer(Kind::parse(kind)?)
-            .map(|(certificate, _)| certificate)
+    /// When the machine was not given them.
+    pub fn anchor(&self, kind: &str) -> std::result::Result<String, String> {
+        match Kind::parse(kind)? {
+            Kind::Meta => self.meta_anchor(),
+            Kind::Cluster => self.cluster_anchors(),
+        }
+    }
+
+    fn meta_anchor(&self) -> std::result::Result<String, String> {
+        match (self.meta(), &self.secret.meta_ca) {
+            (Some(issuer), _) => Ok(issuer.anchor.clone()),
+            (None, Some(ca)) => Ok(with_newline(ca)),
+            (None, None) => Err(missing("secret.meta_ca")),
+        }
+    }
+
+    fn cluster_anchors(&self) -> std::result::Result<String, String> {
+        let name = self.cluster_name()?;
+        let cluster = self.deployment.cluster(name.as_str());
+        let cluster = cluster.ok_or_else(|| format!("there is no cluster {name}"))?;
+        let mut anchors = String::new();
+        let mut members = cluster.members.iter();
+        if members.any(|member| is_meta(&self.deployment, member.address)) {
+            anchors += &self.meta_anchor()?;
+        }
+        if has_own_intermediate(&self.deployment, cluster) {
+            let signer = self.cluster_signer()?;
+            anchors += &anchor(&signer).map_err(|error| error.to_string())?;
+        }
+        Ok(anchors)
     }
 
     /// A leaf and its issuer's certificate in PEM. Each purpose has a key of its own.
@@ -134,6 +163,7 @@ impl Mint {
             let signer = Signer::meta(secret, generation, &self.deployment);
             Some(MetaIssuer {
                 ca: self_signed(&authority).ok()?,
+                anchor: anchor(&signer).ok()?,
                 certificate: intermediate(&authority, &signer, None).ok()?,
                 signer,
             })
@@ -169,13 +199,13 @@ impl Mint {
 
     fn cluster_signer(&self) -> std::result::Result<Signer, String> {
         let cluster = self.cluster_name()?;
-        let secret = self
-            .secret
-            .clusters
-            .get(cluster)
+        let held = self.secret.clusters.get(cluster).cloned();
+        let derive = |secret| cluster_secret(secret, self.secret.generation, cluster.as_str());
+        let secret = held
+            .or_else(|| self.secret.deployment.as_ref().map(derive))
             .ok_or_else(|| missing(&format!("secret.clusters.{cluster}")))?;
         Ok(Signer::cluster(
-            secret,
+            &secret,
             self.secret.generation,
             &self.deployment,
             cluster.as_str(),
@@ -296,6 +326,9 @@ pub fn check_fragment(
         .as_ref()
         .map(|text| read("secret.ca", text))
         .transpose()?;
+    if let Some(text) = &secret.meta_ca {
+        read("secret.meta_ca", text)?;
+    }
     for (cluster, text) in &secret.intermediates {
         let field = format!("secret.intermediates.{cluster}");
         let certificate = read(&field, text)?;

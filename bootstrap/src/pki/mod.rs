@@ -10,6 +10,11 @@
 //! since Go refuses a chain with one, and no leaf has a common name: nobody is authorised by one, and etcd's JSON gateway
 //! rejects client certificates that carry one.
 
+//!
+//! Name constraints have a gap: OpenSSL does not apply them to a common name where there is an alternative name (or no
+//! dot), but HAProxy's `verifyhost` and, for addresses and short names, libpq accept a common name. So what is inside the
+//! platform trusts not the authority but the one issuer that it talks to: [`Mint::anchor`].
+
 mod der;
 mod issue;
 mod keys;
@@ -18,7 +23,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-pub use issue::{ca_certificate, cluster_certificate};
+pub use issue::{ca_certificate, cluster_certificate, meta_ca_certificate};
 pub use mint::{Mint, check_fragment};
 pub use names::Scope;
 pub(crate) use names::{covering_cluster, overlap};

@@ -100,7 +100,7 @@ fn network(subnet: Subnet) -> (Ipv4Addr, Ipv4Addr) {
     (subnet.network(), subnet.netmask())
 }
 
-fn is_meta(deployment: &Deployment, address: Ipv4Addr) -> bool {
+pub(super) fn is_meta(deployment: &Deployment, address: Ipv4Addr) -> bool {
     deployment.meta.iter().any(|meta| meta.address == address)
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn covering_cluster<'a>(deployment: &'a Deployment, name: &str) -> Op
 }
 
 /// Whether somebody without the deployment secret signs for the cluster.
-fn has_own_intermediate(deployment: &Deployment, cluster: &Cluster) -> bool {
+pub(super) fn has_own_intermediate(deployment: &Deployment, cluster: &Cluster) -> bool {
     let mut members = cluster.members.iter();
     cluster.autoscale || members.any(|member| !is_meta(deployment, member.address))
 }

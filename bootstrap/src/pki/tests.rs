@@ -233,6 +233,57 @@ fn a_stolen_node_signs_for_nobody_else() {
     }
 }
 
+/// Who trusts one issuer believes its leaves, with the chain that servers send, and no other's.
+#[test]
+fn anchors_admit_one_issuer() {
+    let folder = tempfile::tempdir().unwrap();
+    let believes = |anchor: &str, chain: &str| {
+        fs::write(folder.path().join("anchor"), anchor).unwrap();
+        fs::write(folder.path().join("chain"), chain).unwrap();
+        let arguments = [
+            "verify",
+            "-x509_strict",
+            "-CAfile",
+            "anchor",
+            "-untrusted",
+            "chain",
+            "chain",
+        ];
+        openssl(&arguments, folder.path()).0
+    };
+    let (meta, test, other) = (mint("meta"), mint("pg-test-1"), mint("pg-other-1"));
+    let leaves = [
+        meta.certificate("meta", "x").unwrap(),
+        test.certificate("cluster", "x").unwrap(),
+        other.certificate("cluster", "x").unwrap(),
+    ];
+    for (anchor, expected) in [
+        (meta.anchor("meta").unwrap(), [true, false, false]),
+        (test.anchor("meta").unwrap(), [true, false, false]),
+        (test.anchor("cluster").unwrap(), [false, true, false]),
+        (other.anchor("cluster").unwrap(), [false, false, true]),
+        (meta.ca_certificate().unwrap(), [true, true, true]),
+    ] {
+        assert_eq!(
+            [0, 1, 2].map(|index| believes(&anchor, &leaves[index])),
+            expected
+        );
+    }
+    // pg-meta has members of both kinds, and all of them agree on it.
+    let replica = mint("pg-meta-2");
+    let anchors = meta.anchor("cluster").unwrap();
+    assert_eq!(anchors, replica.anchor("cluster").unwrap());
+    assert!(believes(
+        &anchors,
+        &meta.certificate("cluster", "x").unwrap()
+    ));
+    assert!(believes(
+        &anchors,
+        &replica.certificate("cluster", "x").unwrap()
+    ));
+    assert!(!believes(&anchors, &leaves[1]));
+}
+
 /// A cluster that grows may name the whole subnet but what belongs to others.
 #[test]
 fn a_growing_cluster_has_the_subnet_less_what_is_taken() {
@@ -288,7 +339,14 @@ fn certificates_say_what_they_should() {
     let held = mint("pg-test-1");
     for (file, text) in [
         ("ca", held.ca_certificate().unwrap()),
-        ("intermediate", held.issuer_certificate("cluster").unwrap()),
+        (
+            "intermediate",
+            fragment("pg-test-1", 1)
+                .intermediates
+                .pop_first()
+                .unwrap()
+                .1,
+        ),
         ("leaf", held.certificate("cluster", "node").unwrap()),
         (
             "key",

@@ -1,5 +1,5 @@
 # Written by farrow-bootstrap at each boot.
-"""Starts Patroni as soon as the DCS answers.
+"""Starts Patroni as soon as the DCS lets it in.
 
 Patroni asks for its DCS once and then only every 5 s, and loading its modules is the longest single
 step of a boot. So load them while the DCS still starts, then wait for it in short steps, then hand over.
@@ -8,30 +8,38 @@ step of a boot. So load them while the DCS still starts, then wait for it in sho
 # Patroni starts the postmaster through a child that reads this file again: it must do nothing there.
 if __name__ == "__main__":
     import http.client
+    import json
+    import ssl
     import sys
     import time
 
     import patroni.api
     import patroni.dcs.etcd3
     import patroni.ha  # noqa: F401
+    import yaml
     from patroni.__main__ import main
+
+    with open(sys.argv[1], encoding="utf-8") as file:
+        dcs = yaml.safe_load(file)["etcd3"]
+    context = ssl.create_default_context(cafile=dcs["cacert"])
+    context.load_cert_chain(dcs["cert"], dcs["key"])
+    login = json.dumps({"name": dcs["username"], "password": dcs["password"]})
 
     # Longer waits are Patroni's own, which also logs them.
     deadline = time.monotonic() + 120
 
-    def answers(host):
-        """Whether the DCS member is in business."""
-        connection = http.client.HTTPConnection(host, timeout=2)
+    def lets_in(host):
+        """Whether the DCS member is in business and knows this cluster."""
+        connection = http.client.HTTPSConnection(host, timeout=2, context=context)
         try:
-            connection.request("GET", "/health")
+            connection.request("POST", "/v3/auth/authenticate", login)
             return connection.getresponse().status == 200
         except (OSError, http.client.HTTPException):
             return False
         finally:
             connection.close()
 
-    hosts = [{% for meta in deployment.meta %}"{{ meta.address }}:2379"{{ ", " if not loop.last }}{% endfor %}]
-    while not any(answers(host) for host in hosts) and time.monotonic() < deadline:
+    while not any(lets_in(host) for host in dcs["hosts"]) and time.monotonic() < deadline:
         time.sleep(0.2)
     sys.argv[0] = "/usr/bin/patroni"
     main()

@@ -85,7 +85,7 @@ const TABLE: &[Row] = &[
         "store",
         "healthy for who holds a certificate",
         "node-1",
-        "ETCDCTL_CERT=$(ls /etc/farrow/*.crt | grep -v ca.crt | head -1); export ETCDCTL_CERT ETCDCTL_KEY=${ETCDCTL_CERT%.crt}.key; curl -fsS --cacert /etc/farrow/ca.crt --cert $ETCDCTL_CERT --key $ETCDCTL_KEY https://10.10.10.10:2379/health | grep -q true",
+        "curl -fsS --cacert /etc/farrow/ca.crt --cert /etc/patroni/server.crt --key /etc/patroni/server.key https://10.10.10.10:2379/health | grep -q true",
     ),
     (
         "store",

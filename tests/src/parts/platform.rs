@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::farrow::{Farrow, Running};
+use e2e::load::tls;
 use e2e::world::{World, read_json};
 use nix::sys::signal::Signal;
-use postgres::{Client, NoTls};
+use postgres::Client;
+use postgres::config::SslMode;
 use serde_json::Value;
 
 /// The second `up`, which later parts talk to.
@@ -33,7 +35,7 @@ macro_rules! until {
 const SAME_AT_EVERY_BOOT: [&str; 3] = [
     "cat /etc/machine-id",
     "runuser -u postgres -- psql -Atc 'select system_identifier from pg_control_system()'",
-    "cd /etc && find patroni haproxy pgbouncer prometheus nginx chrony default dnsmasq* hosts* systemd/network systemd/system systemd/resolved.conf.d -type f | LC_ALL=C sort | xargs sha256sum",
+    "cd /etc && find farrow etcd patroni haproxy pgbouncer prometheus nginx chrony default dnsmasq* hosts* systemd/network systemd/system systemd/resolved.conf.d -type f | LC_ALL=C sort | xargs sha256sum",
 ];
 
 const ROW: &str = "runuser -u postgres -- psql -q -d postgres -c 'create table if not exists public.kept(boot int)' -c 'insert into public.kept values (1)'";
@@ -290,18 +292,23 @@ struct Account<'a> {
     user: &'a str,
     database: &'a str,
     password: &'a str,
+    /// The deployment's authority in PEM.
+    ca: &'a str,
 }
 
 fn connect(document: &Value, account: &Account<'_>, port: u16) -> Result<Client> {
     let (host, port) = endpoint(document, account.node, port)?;
+    let name = format!("{}.pigsty", account.node);
     postgres::Config::new()
-        .host(&host)
+        .host(&name)
+        .hostaddr(host.parse()?)
         .port(port)
+        .ssl_mode(SslMode::Require)
         .user(account.user)
         .dbname(account.database)
         .password(account.password)
         .connect_timeout(Duration::from_secs(20))
-        .connect(NoTls)
+        .connect(tls(account.ca)?)
         .with_context(|| {
             format!(
                 "{}@{} through {}:{port}",
@@ -310,11 +317,13 @@ fn connect(document: &Value, account: &Account<'_>, port: u16) -> Result<Client>
         })
 }
 
-/// 5433 writes, 5434 reads it back, 5436 reaches PostgreSQL itself; a wrong password is refused everywhere.
+/// 5433 writes, 5434 reads it back, 5436 reaches PostgreSQL itself, all by TLS with the right name; a wrong
+/// password is refused everywhere.
 pub fn clients_from_host(world: &World) -> Result<()> {
     let guard = SECOND_UP.lock().expect("no panic holds it");
     let (_, document) = guard.as_ref().context("no machines are running")?;
     let credentials = read_json(&world.out().join("credentials.json"))?;
+    let ca = std::fs::read_to_string(world.out().join("ca.crt"))?;
     for (node, cluster, user, database) in [
         ("pg-test-1", "pg-test", "test", "test"),
         ("meta", "pg-meta", "dbuser_meta", "meta"),
@@ -327,6 +336,7 @@ pub fn clients_from_host(world: &World) -> Result<()> {
             user,
             database,
             password,
+            ca: &ca,
         };
         write_and_read(document, &account)?;
         for port in [5433, 5434, 5436] {
