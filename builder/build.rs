@@ -18,6 +18,7 @@ fn main() {
     for watched in [
         "bootstrap/src",
         "bootstrap/Cargo.toml",
+        "bootstrap/no-unwind.ld",
         "bootstrap/systemd",
         "Cargo.toml",
     ] {
@@ -59,12 +60,21 @@ fn copy_recipes(from: &Path, to: &Path) {
     }
 }
 
-/// Flags of the static programs: relocations in their short form (glibc 2.36 and newer read it at their own start) and
-/// equal functions only once, which together spare 140 kB. The second is known to LLVM's linker alone, so each is tried.
-fn rustflags(folder: &Path) -> String {
-    let mut flags = String::from("-C target-feature=+crt-static");
-    for argument in ["-Wl,-z,pack-relative-relocs", "-Wl,--icf=all"] {
-        let longer = format!("{flags} -C link-arg={argument}");
+/// Flags of the static programs: relocations in their short form (glibc 2.36 and newer read it at their own start),
+/// equal functions only once, and no tables for unwinding, which together spare half a megabyte. Not every linker knows
+/// all of them, so each is tried.
+fn rustflags(workspace: &Path, folder: &Path) -> Vec<String> {
+    let mut flags = vec![String::from("-Ctarget-feature=+crt-static")];
+    let script = workspace.join("bootstrap/no-unwind.ld");
+    let script = format!("-Clink-arg=-Wl,-T,{}", script.display());
+    let choices: [&[&str]; 3] = [
+        &["-Clink-arg=-Wl,-z,pack-relative-relocs"],
+        &["-Clink-arg=-Wl,--icf=all"],
+        &["-Clink-arg=-Wl,--no-eh-frame-hdr", &script],
+    ];
+    for choice in choices {
+        let mut longer = flags.clone();
+        longer.extend(choice.iter().map(|flag| (*flag).to_owned()));
         if links(folder, &longer) {
             flags = longer;
         }
@@ -73,12 +83,13 @@ fn rustflags(folder: &Path) -> String {
 }
 
 /// Whether the linker takes these flags.
-fn links(folder: &Path, flags: &str) -> bool {
+fn links(folder: &Path, flags: &[String]) -> bool {
     fs::create_dir_all(folder).expect("OUT_DIR is writable");
     let source = folder.join("probe.rs");
     fs::write(&source, "fn main() {}\n").expect("OUT_DIR is writable");
     Command::new(env::var_os("RUSTC").expect("set by cargo"))
-        .args(flags.split(' '))
+        .args(flags)
+        .arg("-Cpanic=abort")
         .arg("-o")
         .arg(folder.join("probe"))
         .arg(&source)
@@ -103,9 +114,12 @@ fn build(workspace: &Path, folder: &Path, target: &str) {
         ])
         .arg("--target-dir")
         .arg(folder)
-        .env("RUSTFLAGS", rustflags(folder))
+        // Separated by a character that no path has (unlike the spaces of RUSTFLAGS).
+        .env(
+            "CARGO_ENCODED_RUSTFLAGS",
+            rustflags(workspace, folder).join("\x1f"),
+        )
         // The outer cargo's settings would override these or tie the inner one to its job server.
-        .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET")
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("CARGO_MAKEFLAGS")

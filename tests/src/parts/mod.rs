@@ -1,6 +1,8 @@
 //! The parts of the run, in their order.
 
+mod acceptance;
 mod apt;
+mod failover;
 mod image;
 mod interrupts;
 mod platform;
@@ -51,6 +53,16 @@ pub fn all() -> Vec<Part> {
             "a_plain_user_can_bake_and_plan",
             unprivileged::bake_and_plan,
             "root, who makes a plain user's machine",
+        ),
+        root_part(
+            "the_sandbox_is_accepted",
+            acceptance::sandbox,
+            "root, who may start containers",
+        ),
+        root_part(
+            "clients_survive_failures",
+            failover::scenarios,
+            "root, who may start containers",
         ),
         part("wrong_recipes_are_refused", refusals::recipes),
         part(
