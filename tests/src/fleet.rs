@@ -171,6 +171,13 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
+    /// Kills `farrow` as nothing can be prepared for.
+    pub fn kill(mut self) -> Result<()> {
+        let running = self.running.take().context("it runs")?;
+        running.signal(Signal::SIGKILL)?;
+        running.wait(STOP).map(drop)
+    }
+
     fn run_folder(&self) -> String {
         self.world.out().join("run/pigsty").display().to_string()
     }

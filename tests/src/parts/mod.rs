@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod apt;
+mod containers;
 mod failover;
 mod image;
 mod interrupts;
@@ -53,6 +54,11 @@ pub fn all() -> Vec<Part> {
             "a_plain_user_can_bake_and_plan",
             unprivileged::bake_and_plan,
             "root, who makes a plain user's machine",
+        ),
+        root_part(
+            "containers_are_steered_and_leave_no_trace",
+            containers::steered_and_gone,
+            "root, who may start containers",
         ),
         root_part(
             "the_sandbox_is_accepted",
