@@ -171,6 +171,11 @@ impl<'a> Fleet<'a> {
         Ok(())
     }
 
+    /// Process id of `farrow`.
+    pub fn process(&self) -> Result<u32> {
+        Ok(self.running.as_ref().context("it runs")?.child.id())
+    }
+
     /// Kills `farrow` as nothing can be prepared for.
     pub fn kill(mut self) -> Result<()> {
         let running = self.running.take().context("it runs")?;
