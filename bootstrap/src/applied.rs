@@ -73,6 +73,16 @@ pub fn service_digest(plan: &Plan, service: &str) -> String {
     digest(&files.collect::<Vec<&File>>(), &links.collect::<Vec<_>>())
 }
 
+/// Whether the files on disk are still the plan's: a change of members may have replaced them since. Then who made that
+/// change records what it reloads, and this plan's digest would be a lie.
+pub fn is_on_disk(plan: &Plan, service: &str) -> bool {
+    let mut files = plan
+        .files
+        .iter()
+        .filter(|file| file.restart && file.service.as_deref() == Some(service));
+    files.all(|file| fs::read(&file.path).is_ok_and(|found| found == file.content.text.as_bytes()))
+}
+
 /// Digest of the network's files that its services must be restarted for.
 pub fn network_digest(plan: &Plan) -> String {
     let files = plan.network.iter().filter(|file| file.path != HOSTS);

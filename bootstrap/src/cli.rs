@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use bootstrap::boot::{self, Options};
 use bootstrap::follow::{self, Followed};
+use bootstrap::inventory;
 use bootstrap::status::{STATUS_FILE, State};
 use bootstrap::tree::read_json;
 use bootstrap::watch;
@@ -38,9 +39,21 @@ enum Command {
     Facts,
     /// Follow the members of clusters for ever: who comes and goes, who leads.
     Watch(WatchArgs),
+    /// Leave the cluster in order: hand over if this member leads, stop the database, keep the data.
+    Leave(LeaveArgs),
     /// Bring the configuration to what the members recorded by `watch` make of it.
     #[command(hide = true)]
     Follow(WatchArgs),
+    /// Write the inventory into the database "meta", if this machine's instance leads it.
+    #[command(hide = true)]
+    Inventory(WatchArgs),
+}
+
+#[derive(Debug, Args)]
+struct LeaveArgs {
+    /// Only hand over, and only if this machine is going down
+    #[arg(long)]
+    at_shutdown: bool,
 }
 
 #[derive(Debug, Args)]
@@ -130,7 +143,9 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Status(args) => status(&args),
         Command::Facts => facts(),
         Command::Watch(args) => watch(&args),
-        Command::Follow(args) => follow(&args),
+        Command::Leave(args) => leave(&args),
+        Command::Follow(args) => follow(&args, follow::follow),
+        Command::Inventory(args) => follow(&args, inventory::store),
     };
     match done {
         Ok(code) => code,
@@ -262,15 +277,20 @@ fn watch(args: &WatchArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn follow(args: &WatchArgs) -> Result<ExitCode> {
+fn follow(args: &WatchArgs, work: impl Fn(&Path, &Image) -> Result<Followed>) -> Result<ExitCode> {
     start_log();
-    Ok(
-        match follow::follow(&args.services, &image(&args.image)?)? {
-            Followed::Done => ExitCode::SUCCESS,
-            Followed::Busy => ExitCode::from(watch::BUSY),
-            Followed::Failed => ExitCode::FAILURE,
-        },
-    )
+    Ok(match work(&args.services, &image(&args.image)?)? {
+        Followed::Done => ExitCode::SUCCESS,
+        Followed::Busy => ExitCode::from(watch::BUSY),
+        Followed::Pending => ExitCode::from(watch::PENDING),
+        Followed::Failed => ExitCode::FAILURE,
+    })
+}
+
+fn leave(args: &LeaveArgs) -> Result<ExitCode> {
+    start_log();
+    bootstrap::leave::leave(args.at_shutdown)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn complain(error: &Error) {

@@ -26,6 +26,8 @@ pub enum Followed {
     Done,
     /// Somebody else writes configuration: try again soon.
     Busy,
+    /// All is written, but a service does not run yet, and may have been started with what was there before: look again.
+    Pending,
     /// A service could not be reloaded: try again later.
     Failed,
 }
@@ -61,46 +63,41 @@ pub fn follow(services: &Path, image: &Image) -> Result<Followed> {
         log::info!("removed {path}");
     }
     let states = read_units(&plan, &written.units)?;
-    let mut failed = false;
+    let mut end = Followed::Done;
+    let mut applied = Applied::load(Path::new(RECORD));
     for service in &plan.services {
-        let state = service.unit.as_ref().and_then(|unit| states.get(unit));
-        let state = state.map_or("", |state| state.active.as_str());
-        // What does not run is for the boot to start, with the files that are there by then.
-        if matches!(state, "active" | "reloading") {
-            failed |= !reload(&plan, service);
+        let digest = service_digest(&plan, &service.name);
+        let Some(unit) = &service.unit else { continue };
+        if applied.has(&service.name, &digest) {
+            continue;
+        }
+        let state = states.get(unit).map_or("", |state| state.active.as_str());
+        // What does not run is for the boot to start.
+        if !matches!(state, "active" | "reloading") {
+            if end == Followed::Done {
+                end = Followed::Pending;
+            }
+            continue;
+        }
+        match reload(service, unit) {
+            Ok(()) => {
+                log::info!("reloaded {}", service.name);
+                applied.record(&service.name, &digest);
+            }
+            Err(error) => {
+                log::warn!("{}: {error}", service.name);
+                end = Followed::Failed;
+            }
         }
     }
-    Ok(if failed {
-        Followed::Failed
-    } else {
-        Followed::Done
-    })
+    Ok(end)
 }
 
-/// Reloads a service if its files differ from what it was last started with; false when that did not work.
-fn reload(plan: &Plan, service: &Service) -> bool {
-    let digest = service_digest(plan, &service.name);
-    let mut applied = Applied::load(Path::new(RECORD));
-    if applied.has(&service.name, &digest) {
-        return true;
-    }
-    let unit = service.unit.as_deref().unwrap_or_default();
-    let done = match &service.reload {
-        Some(command) => {
-            let words: Vec<&str> = command.iter().map(String::as_str).collect();
-            process::run(&words, LIMIT).map(|_| ())
-        }
-        None => units::restart(unit, LIMIT),
+/// Lets a running service read its files again.
+fn reload(service: &Service, unit: &str) -> Result<()> {
+    let Some(command) = &service.reload else {
+        return units::restart(unit, LIMIT);
     };
-    match done {
-        Ok(()) => {
-            log::info!("reloaded {}", service.name);
-            applied.record(&service.name, &digest);
-            true
-        }
-        Err(error) => {
-            log::warn!("{}: {error}", service.name);
-            false
-        }
-    }
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    process::run(&words, LIMIT).map(|_| ())
 }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use sha2::{Digest, Sha256};
 
-use crate::deployment::{Deployment, Machine, MemberRef};
+use crate::deployment::{Cluster, Deployment, Machine, MemberRef};
 use crate::error::{Error, Invalid, Result};
 use crate::merge::UNDECLARED;
 use crate::metadata::Metadata;
@@ -24,12 +24,27 @@ pub(crate) fn joining(metadata: &Metadata, own: &[Ipv4Addr]) -> Result<Option<Ma
     let deployment = &metadata.deployment;
     let tag = metadata.tags.get(CLUSTER_TAG).map(String::as_str);
     let named = metadata.fragment.cluster.as_ref().map(Name::as_str).or(tag);
-    let Some(cluster) = named.and_then(|name| deployment.cluster(name)) else {
+    let cluster = named.and_then(|name| deployment.cluster(name));
+    let Some(cluster) = cluster.filter(|cluster| cluster.autoscale) else {
         return Ok(None);
     };
-    if !cluster.autoscale || metadata.fragment.node.is_some() {
+    if metadata.fragment.node.is_some() {
         return Ok(None);
     }
+    let id = metadata.instance_id.as_deref().unwrap_or_default();
+    machine(deployment, cluster, id, own).map(Some)
+}
+
+/// The machine with that instance id and one of those addresses, as a member of the cluster.
+///
+/// # Errors
+/// `FR-NODE-UNKNOWN`, `FR-NODE-CONTRADICTION`.
+pub fn machine(
+    deployment: &Deployment,
+    cluster: &Cluster,
+    id: &str,
+    own: &[Ipv4Addr],
+) -> Result<Machine> {
     // A virtual address that this machine holds at the moment is not its own.
     let others = deployment.addresses();
     let own: Vec<Ipv4Addr> = own
@@ -61,7 +76,6 @@ pub(crate) fn joining(metadata: &Metadata, own: &[Ipv4Addr]) -> Result<Option<Ma
             ));
         }
     };
-    let id = metadata.instance_id.as_deref().unwrap_or_default();
     let name = name(&cluster.name, id).ok_or_else(|| {
         let message = format!("{id:?} gives no name");
         let hint = "a member that is not declared is named by its instance id: letters and digits";
@@ -77,7 +91,7 @@ pub(crate) fn joining(metadata: &Metadata, own: &[Ipv4Addr]) -> Result<Option<Ma
             "give each machine its own instance id",
         ));
     }
-    Ok(Some(Machine {
+    Ok(Machine {
         name: name.clone(),
         address,
         role: Role::Database,
@@ -88,7 +102,7 @@ pub(crate) fn joining(metadata: &Metadata, own: &[Ipv4Addr]) -> Result<Option<Ma
             instance: name.to_string(),
             role: MemberRole::Replica,
         }),
-    }))
+    })
 }
 
 fn names(deployment: &Deployment) -> BTreeSet<Name> {

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::accounts::Accounts;
-use crate::applied::{Applied, RECORD, service_digest};
+use crate::applied::{Applied, RECORD, is_on_disk, service_digest};
 use crate::files;
 use crate::health;
 use crate::plan::{Plan, Service, Task};
@@ -43,6 +43,7 @@ pub struct Board<'a> {
     changed: Condvar,
     publisher: &'a Publisher,
     accounts: &'a Accounts,
+    plan: &'a Plan,
     /// Digest of each service's configuration, and what those that run were started with.
     digests: BTreeMap<String, String>,
     applied: Mutex<Applied>,
@@ -73,6 +74,7 @@ pub fn start_all(
         changed: Condvar::new(),
         publisher,
         accounts,
+        plan,
         digests,
         applied: Mutex::new(Applied::load(Path::new(RECORD))),
         before,
@@ -253,7 +255,7 @@ impl Board<'_> {
             (false, _, _, Start::Wait) => units::start(unit, limit),
             (false, _, _, Start::NoBlock) => units::queue("start", &[unit]),
         };
-        if done.is_ok() {
+        if done.is_ok() && is_on_disk(self.plan, &service.name) {
             self.applied().record(&service.name, digest);
         }
         // With a health check, that decides: a unit may come up at its second attempt.

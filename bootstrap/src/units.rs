@@ -38,6 +38,14 @@ pub fn start(unit: &str, limit: Duration) -> Result<()> {
     process::run(&["systemctl", "start", "--no-ask-password", unit], limit).map(|_| ())
 }
 
+/// Stops a unit and waits until it is down.
+///
+/// # Errors
+/// `FR-COMMAND`.
+pub fn stop(unit: &str, limit: Duration) -> Result<()> {
+    process::run(&["systemctl", "stop", "--no-ask-password", unit], limit).map(|_| ())
+}
+
 /// Queues a job ("start", "restart") for each unit.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use crate::founder::Patience;
 use crate::members::Members;
 use crate::metadata::Metadata;
 use crate::observe::Source;
+use crate::values::Role;
 use crate::{process, record, role, sources};
 
 /// Between two looks.
@@ -26,6 +27,9 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Exit code of a change that has to wait for others (EX_TEMPFAIL of sysexits.h).
 pub const BUSY: u8 = 75;
 
+/// Exit code of a change that is written, but not in use everywhere yet.
+pub const PENDING: u8 = 76;
+
 /// Watches for ever.
 ///
 /// # Errors
@@ -39,8 +43,9 @@ pub fn watch(arguments: &[String]) -> Result<()> {
         return Ok(());
     };
     let mut patience = Patience::new(&metadata.deployment, &machine);
+    let mut work = Work::new("follow", arguments);
+    let mut inventory = (machine.role == Role::Meta).then(|| Work::new("inventory", arguments));
     drop((metadata, facts, machine));
-    let mut work = Work::new(arguments);
     let mut members = record::members();
     let mut outage: Option<Instant> = None;
     loop {
@@ -55,8 +60,11 @@ pub fn watch(arguments: &[String]) -> Result<()> {
                 found.remember(&members);
                 patience.watch(&mut found);
                 let same = found.plans_as(&members);
-                if note(&mut members, found) && !same {
-                    work.ask();
+                if note(&mut members, found) {
+                    inventory.iter_mut().for_each(Work::ask);
+                    if !same {
+                        work.ask();
+                    }
                 }
             }
             Err(message) if outage.is_none() => {
@@ -66,6 +74,7 @@ pub fn watch(arguments: &[String]) -> Result<()> {
             Err(_) => {}
         }
         work.go_on();
+        inventory.iter_mut().for_each(Work::go_on);
         thread::sleep(PAUSE);
     }
 }
@@ -100,8 +109,8 @@ struct Work {
 
 impl Work {
     /// The first change is made at once: whoever watched before may have been killed before it made its last.
-    fn new(arguments: &[String]) -> Self {
-        let mut command = vec!["follow".to_owned()];
+    fn new(command: &str, arguments: &[String]) -> Self {
+        let mut command = vec![command.to_owned()];
         command.extend_from_slice(arguments);
         Work {
             command,
@@ -124,10 +133,11 @@ impl Work {
             Ok(Some(0)) => self.at = None,
             Ok(Some(code)) if code == i32::from(BUSY) => {}
             other => {
-                log::warn!(
-                    "the change is not complete ({other:?}); again in {} s",
-                    self.retry.as_secs()
-                );
+                let pending = matches!(other, Ok(Some(code)) if code == i32::from(PENDING));
+                if !pending {
+                    let pause = self.retry.as_secs();
+                    log::warn!("the change is not complete ({other:?}); again in {pause} s");
+                }
                 self.at = Some(Instant::now() + self.retry);
                 self.retry = (self.retry * 2).min(LONGEST_RETRY);
             }

@@ -382,6 +382,15 @@ pub struct SeedArgs {
     /// Write no seed images, for which the tools tree is needed
     #[arg(long)]
     pub no_images: bool,
+    /// Write one seed only, of a machine that joins this cluster without being declared
+    #[arg(long, value_name = "CLUSTER", requires_all = ["instance_id", "address"], conflicts_with = "check")]
+    pub join: Option<String>,
+    /// Instance id of the machine that joins; its name follows from it
+    #[arg(long, value_name = "ID", requires = "join")]
+    pub instance_id: Option<String>,
+    /// Address of the machine that joins
+    #[arg(long, value_name = "ADDRESS", requires = "join")]
+    pub address: Option<std::net::Ipv4Addr>,
 }
 
 /// Arguments of `farrow explain`.

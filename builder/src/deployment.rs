@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -165,6 +166,41 @@ fn seed(
     let fragment =
         bootstrap::seed::node_fragment(&loaded.deployment, &name, secret, GENERATION, &own)
             .map_err(|error| Diagnostic::failed(error.code(), error.to_string()))?;
+    let id = format!("{}-{name}", loaded.deployment.name);
+    Ok(seed_of(loaded, machine, &fragment, &id))
+}
+
+/// The seed of a machine that joins a cluster without being declared.
+pub fn joining_seed(
+    loaded: &Loaded,
+    secret: &DeploymentSecret,
+    cluster: &str,
+    instance_id: &str,
+    address: Ipv4Addr,
+) -> Result<Seed> {
+    let refuse = |error: bootstrap::Error| {
+        Diagnostic::invalid(error.code(), error.to_string()).with_hint(
+            "write a cluster with autoscale = true, and an instance id and address that nobody has",
+        )
+    };
+    let deployment = &loaded.deployment;
+    let own = Some(address).filter(|address| deployment.network.subnet.holds(*address));
+    let own: Vec<Ipv4Addr> = own.into_iter().collect();
+    let found = deployment.cluster(cluster).filter(|found| found.autoscale);
+    let Some(found) = found else {
+        return Err(Diagnostic::invalid(
+            "FR-DEPLOYMENT-NODE",
+            format!("the deployment has no cluster `{cluster}` with autoscale = true"),
+        ));
+    };
+    let machine = bootstrap::join::machine(deployment, found, instance_id, &own).map_err(refuse)?;
+    let fragment =
+        bootstrap::seed::joining_fragment(deployment, found, secret, GENERATION, &[]).map_err(refuse)?;
+    Ok(seed_of(loaded, &machine, &fragment, instance_id))
+}
+
+fn seed_of(loaded: &Loaded, machine: &Machine, fragment: &str, instance_id: &str) -> Seed {
+    let name = machine.name.to_string();
     let macs = Macs::of(&loaded.deployment, machine);
     let prefix = loaded.deployment.network.subnet.prefix();
     let interfaces = [
@@ -181,12 +217,12 @@ fn seed(
             dhcp4: false,
         },
     ];
-    Ok(Seed {
-        user_data: bootstrap::seed::user_data(&loaded.text, &fragment),
-        meta_data: bootstrap::seed::meta_data(&format!("{}-{name}", loaded.deployment.name), &name),
+    Seed {
+        user_data: bootstrap::seed::user_data(&loaded.text, fragment),
+        meta_data: bootstrap::seed::meta_data(instance_id, &name),
         network_config: bootstrap::seed::network_config(&interfaces),
         machine: name,
-    })
+    }
 }
 
 /// A machine's two hardware addresses: QEMU's prefix, then bytes that follow from deployment and address.

@@ -13,7 +13,14 @@ use crate::stages;
 pub fn run(session: &Session, args: &SeedArgs) -> Result<()> {
     let loaded = deployment::load(&args.deployment)?;
     let secret = deployment::secret(session, &loaded.deployment)?;
-    let seeds = deployment::seeds(&loaded, &secret, &args.check)?;
+    let seeds = match (&args.join, &args.instance_id, args.address) {
+        (Some(cluster), Some(id), Some(address)) => {
+            vec![deployment::joining_seed(
+                &loaded, &secret, cluster, id, address,
+            )?]
+        }
+        _ => deployment::seeds(&loaded, &secret, &args.check)?,
+    };
     let out = std::path::absolute(&args.out).map_err(|e| Diagnostic::io("find", &args.out, e))?;
     let folders = deployment::write_seeds(&out, &seeds)?;
     deployment::write_credentials(&out.join("credentials.json"), &loaded.deployment, &secret)?;
