@@ -259,6 +259,12 @@ fn prepare(
     }
     let changes = applier.write_services(&plan)?;
     log::info!("{} files written", changes.paths.len());
+    let gone = record::units_that_are_gone(&plan)?;
+    if !gone.is_empty() {
+        let units: Vec<&str> = gone.iter().map(String::as_str).collect();
+        log::info!("stopping {}: no longer wanted here", units.join(", "));
+        units::queue("stop", &units)?;
+    }
     for path in record::remove_what_is_gone(&plan, Path::new(record::OWNED))? {
         log::info!("removed {path}");
     }

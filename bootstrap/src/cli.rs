@@ -76,6 +76,9 @@ struct PlanArgs {
     /// Show the content of every file
     #[arg(long)]
     full: bool,
+    /// Show only what differs from what this machine was given last
+    #[arg(long, conflicts_with_all = ["full", "facts"])]
+    diff: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -158,6 +161,16 @@ pub fn run(cli: Cli) -> ExitCode {
 
 fn plan(args: &PlanArgs) -> Result<ExitCode> {
     let inputs = &args.inputs;
+    if args.diff {
+        let image = image(&inputs.image)?;
+        let difference = follow::difference(&args.metadata, &inputs.services, &image)?;
+        if args.json {
+            println!("{}", serde_json::json!(difference));
+        } else {
+            print!("{}", difference.to_text());
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     let plan: Plan = bootstrap::explain(
         &args.metadata,
         &inputs.services,

@@ -11,13 +11,16 @@ use crate::catalogue::Catalogue;
 use crate::context::Image;
 use crate::error::Result;
 use crate::facts::Facts;
-use crate::metadata::Metadata;
-use crate::plan::{Plan, Service};
+use crate::metadata::{Metadata, Raw};
+use crate::plan::{Plan, PlanDiff, Service};
 use crate::planner::Inputs;
 use crate::{process, record, sources, units};
 
 /// Limit of a reload.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// The service that founds a cluster. Patroni takes the settings that all members share from its file only when it starts.
+const FOUNDING: &str = "patroni";
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,30 @@ pub enum Followed {
     Failed,
 }
 
+/// The plan that these documents give with the recorded facts and members.
+///
+/// # Errors
+/// What would be refused at boot.
+pub fn planned(raw: &Raw, services: &Path, image: &Image) -> Result<Plan> {
+    Plan::compute(&Inputs {
+        metadata: &Metadata::merge(raw)?,
+        facts: &record::facts().unwrap_or_else(Facts::probe),
+        members: &record::members(),
+        catalogue: &Catalogue::load(services)?,
+        image,
+    })
+}
+
+/// What documents that a machine is about to be given would change on it.
+///
+/// # Errors
+/// What would be refused at boot, and that nothing was accepted so far.
+pub fn difference(metadata: &Path, services: &Path, image: &Image) -> Result<PlanDiff> {
+    let new = sources::read_seed(metadata, &metadata.display().to_string())?;
+    let old = planned(&sources::kept()?, services, image)?;
+    Ok(planned(&new, services, image)?.diff(&old))
+}
+
 /// Brings this machine's configuration to what the recorded members make of it.
 ///
 /// # Errors
@@ -40,17 +67,7 @@ pub fn follow(services: &Path, image: &Image) -> Result<Followed> {
     let Some(_lock) = record::try_lock()? else {
         return Ok(Followed::Busy);
     };
-    let metadata = Metadata::merge(&sources::kept()?)?;
-    let facts = record::facts().unwrap_or_else(Facts::probe);
-    let members = record::members();
-    let catalogue = Catalogue::load(services)?;
-    let plan = Plan::compute(&Inputs {
-        metadata: &metadata,
-        facts: &facts,
-        members: &members,
-        catalogue: &catalogue,
-        image,
-    })?;
+    let plan = planned(&sources::kept()?, services, image)?;
     let applier = Applier::new(Path::new("/"))?;
     let mut changes = applier.write_network(&plan)?;
     let written = applier.write_services(&plan)?;
@@ -79,7 +96,12 @@ pub fn follow(services: &Path, image: &Image) -> Result<Followed> {
             }
             continue;
         }
-        match reload(service, unit) {
+        let done = if service.name == FOUNDING && founds(&plan) {
+            units::restart(unit, LIMIT)
+        } else {
+            reload(service, unit)
+        };
+        match done {
             Ok(()) => {
                 log::info!("reloaded {}", service.name);
                 applied.record(&service.name, &digest);
@@ -91,6 +113,18 @@ pub fn follow(services: &Path, image: &Image) -> Result<Followed> {
         }
     }
     Ok(end)
+}
+
+/// Whether this member founds its cluster in place of the declared primary.
+fn founds(plan: &Plan) -> bool {
+    let members = record::members();
+    let cluster = plan
+        .node
+        .cluster
+        .as_deref()
+        .and_then(|name| members.cluster(name));
+    let founder = cluster.and_then(|cluster| cluster.founder.as_ref());
+    founder.is_some_and(|founder| plan.node.instance.as_deref() == Some(founder.as_str()))
 }
 
 /// Lets a running service read its files again.

@@ -251,6 +251,20 @@ impl PlanDiff {
     pub fn is_empty(&self) -> bool {
         *self == PlanDiff::default()
     }
+
+    /// The difference for people, a line for each path and service.
+    pub fn to_text(&self) -> String {
+        let groups: [(&str, Vec<&String>); 4] = [
+            ("+", self.added.iter().collect()),
+            ("~", self.changed.iter().collect()),
+            ("-", self.removed.iter().collect()),
+            ("service", self.services.iter().collect()),
+        ];
+        let lines = groups
+            .iter()
+            .flat_map(|(sign, list)| list.iter().map(move |item| format!("{sign} {item}\n")));
+        lines.collect()
+    }
 }
 
 impl Plan {

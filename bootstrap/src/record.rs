@@ -1,7 +1,7 @@
 //! What this machine remembers until it goes down, in /run/farrow: who else is there, the facts that the plan was made
 //! with, which files were made one for each of something, and the lock for those who change configuration.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::files;
 use crate::members::Members;
-use crate::plan::Plan;
+use crate::plan::{File, Plan};
 use crate::tree::read_json;
 
 /// Who else is there, as last seen.
@@ -22,8 +22,11 @@ pub const MEMBERS: &str = "/run/farrow/members.json";
 /// Facts of the last plan: another look may find more memory, and a database must not be restarted for that.
 pub const FACTS: &str = "/run/farrow/facts.json";
 
-/// Files of the last plan that come and go with members.
+/// Files of the last plan, with their services.
 pub const OWNED: &str = "/run/farrow/owned.json";
+
+/// Units of the last plan.
+const UNITS: &str = "/run/farrow/units.json";
 
 /// Held by whoever writes configuration.
 const LOCK: &str = "/run/farrow/lock";
@@ -50,38 +53,59 @@ pub fn write(path: &str, value: &impl Serialize) -> Result<bool> {
     files::write_if_changed(path, text.as_bytes(), 0o600, None)
 }
 
-/// Removes files that an earlier plan made one for each of something and this one does not have; gives their paths.
+/// Removes files that an earlier plan had and this one has not, if they were made one for each of something or their
+/// service is gone; gives their paths.
 ///
 /// # Errors
 /// `FR-IO`.
 pub fn remove_what_is_gone(plan: &Plan, record: &Path) -> Result<Vec<String>> {
-    let present = plan.all_files().map(|file| file.path.clone()).collect();
-    let each = plan.files.iter().filter(|file| file.each);
+    let owner = |file: &File| {
+        let service = file.service.clone().filter(|_| !file.each);
+        (file.path.clone(), service.unwrap_or_default())
+    };
+    let services = plan.services.iter().map(|service| service.name.as_str());
     remove_others(
-        &present,
-        each.map(|file| file.path.clone()).collect(),
+        plan.files.iter().map(owner).collect(),
+        &services.collect(),
         record,
     )
 }
 
-/// Files go before the record does, so that a run after a kill finds those that are left.
+/// Paths by service; those made one for each of something have none. Files go before the record does, so that a run after a
+/// kill finds those that are left.
 fn remove_others(
-    present: &BTreeSet<String>,
-    owned: BTreeSet<String>,
+    owned: BTreeMap<String, String>,
+    services: &BTreeSet<&str>,
     record: &Path,
 ) -> Result<Vec<String>> {
     let text = fs::read_to_string(record).unwrap_or_default();
-    let before: BTreeSet<String> = read_json(&text).unwrap_or_default();
+    let before: BTreeMap<String, String> = read_json(&text).unwrap_or_default();
     let mut removed = Vec::new();
-    for path in before.difference(present) {
-        if files::remove(Path::new(path))? {
+    for (path, service) in &before {
+        let stays = owned.contains_key(path) || services.contains(service.as_str());
+        if !stays && files::remove(Path::new(path))? {
             removed.push(path.clone());
         }
     }
-    let text = serde_json::to_string(&owned)
-        .map_err(|error| Error::io("serialise", record, error.into()))?;
-    files::write_if_changed(record, text.as_bytes(), 0o600, None)?;
+    write(&record.to_string_lossy(), &owned)?;
     Ok(removed)
+}
+
+/// Units that an earlier plan had and this one has not; from now on this one's are those of the earlier.
+///
+/// # Errors
+/// `FR-IO`.
+pub fn units_that_are_gone(plan: &Plan) -> Result<Vec<String>> {
+    let text = fs::read_to_string(UNITS).unwrap_or_default();
+    let before: BTreeSet<String> = read_json(&text).unwrap_or_default();
+    let units = plan
+        .services
+        .iter()
+        .filter_map(|service| service.unit.clone());
+    let units: BTreeSet<String> = units.collect();
+    let gone = before.difference(&units).cloned().collect();
+    write(UNITS, &units)?;
+    Ok(gone)
 }
 
 /// Takes the lock if nobody has it. It is let go when the value is dropped, or its owner ends in any way.
@@ -110,32 +134,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("owned.json");
         let path = |name: &str| folder.path().join(name).display().to_string();
-        let set =
-            |names: &[&str]| -> BTreeSet<String> { names.iter().map(|name| path(name)).collect() };
-        for name in ["a", "b", "c"] {
+        let owned = |list: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let pairs = list.iter();
+            pairs
+                .map(|(name, service)| (path(name), (*service).to_owned()))
+                .collect()
+        };
+        for name in ["a", "b", "conf", "vip"] {
             fs::write(path(name), "x").unwrap();
         }
-        let all = set(&["a", "b", "c"]);
-        assert!(
-            remove_others(&all, set(&["a", "b"]), &record)
-                .unwrap()
-                .is_empty()
-        );
-        let less = set(&["b", "c"]);
-        assert_eq!(
-            remove_others(&less, set(&["b"]), &record).unwrap(),
-            [path("a")]
-        );
-        assert!(
-            remove_others(&less, set(&["b"]), &record)
-                .unwrap()
-                .is_empty()
-        );
-        // What was never made one for each of something stays.
-        assert_eq!(
-            remove_others(&set(&[]), set(&[]), &record).unwrap(),
-            [path("b")]
-        );
-        assert!(!Path::new(&path("a")).exists() && Path::new(&path("c")).exists());
+        let remove = |list: &[(&str, &str)], services: &[&str]| {
+            let services = services.iter().copied().collect();
+            remove_others(owned(list), &services, &record).unwrap()
+        };
+        let all = [("a", ""), ("b", ""), ("conf", "dns"), ("vip", "vip")];
+        let none: [String; 0] = [];
+        assert_eq!(remove(&all, &["dns", "vip"]), none);
+        assert_eq!(remove(&all[1..], &["dns", "vip"]), [path("a")]);
+        assert_eq!(remove(&all[1..], &["dns", "vip"]), none);
+        // A service that has one file less keeps what it wrote; one that is gone takes its files with it.
+        assert_eq!(remove(&[("b", "")], &["dns"]), [path("vip")]);
+        assert!(Path::new(&path("conf")).exists() && Path::new(&path("b")).exists());
     }
 }
