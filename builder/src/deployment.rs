@@ -194,8 +194,8 @@ pub fn joining_seed(
         ));
     };
     let machine = bootstrap::join::machine(deployment, found, instance_id, &own).map_err(refuse)?;
-    let fragment =
-        bootstrap::seed::joining_fragment(deployment, found, secret, GENERATION, &[]).map_err(refuse)?;
+    let fragment = bootstrap::seed::joining_fragment(deployment, found, secret, GENERATION, &[])
+        .map_err(refuse)?;
     Ok(seed_of(loaded, &machine, &fragment, instance_id))
 }
 
