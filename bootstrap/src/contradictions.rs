@@ -180,6 +180,17 @@ fn check_clusters(file: &DeploymentFile) -> Check {
     check_unique("cluster", "clusters are called", names)?;
     for (c, cluster) in file.cluster.iter().enumerate() {
         let field = format!("cluster[{c}]");
+        // Each cluster has a user of its name in the store, where `root` may do everything.
+        if cluster.name.as_str() == "root" {
+            let message = "a cluster cannot be called root: that is the store's administrator";
+            let field = format!("{field}.name");
+            return Err(Invalid::new(
+                "FR-DEPLOYMENT-NAME",
+                field,
+                message,
+                "rename it",
+            ));
+        }
         if check_members(&field, cluster)?.is_none() && !cluster.autoscale {
             return Err(no_primary(c, &cluster.name));
         }

@@ -345,10 +345,15 @@ pub fn check_fragment(
             return Err(refuse(format!("secret.clusters.{cluster}"), message));
         };
         let signer = Signer::cluster(own, secret.generation, deployment, cluster.as_str());
-        if signer.key.point() != certificate.point {
+        // Key and name both, else nothing that is signed with it would be believed.
+        let expected = Certificate::from_pem(&anchor(&signer)?);
+        let fits = expected.is_some_and(|expected| {
+            expected.point == certificate.point && expected.subject == certificate.subject
+        });
+        if !fits {
             let message = format!(
-                "the certificate of {cluster} does not belong to its secret and generation {}",
-                secret.generation
+                "the certificate of {cluster} does not belong to its secret, to generation {} and to deployment {}",
+                secret.generation, deployment.name
             );
             return Err(refuse(field, message));
         }

@@ -527,6 +527,9 @@ fn fragments_that_do_not_fit_are_refused() {
         "secret.intermediates.pg-test",
         "does not belong to its secret",
     ));
+    let renamed = Deployment::parse(&DEPLOYMENT.replace("name = \"shop\"", "name = \"store\""));
+    let error = check_fragment(&right, &renamed.unwrap(), &machine("pg-test-1")).unwrap_err();
+    assert!(error.to_string().contains("deployment store"), "{error}");
     for (secret, node, field, message) in cases {
         let error = check(&secret, node).unwrap_err();
         assert_eq!(error.code(), "FR-NODE-CERTIFICATE");

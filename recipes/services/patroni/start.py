@@ -29,12 +29,20 @@ if __name__ == "__main__":
     deadline = time.monotonic() + 120
 
     def lets_in(host):
-        """Whether the DCS member is in business and knows this cluster."""
+        """Whether the DCS member is in business, knows this cluster, and has agreed on a version with the others.
+
+        Until then it calls itself 3.0.0, for which Patroni would take another API, without passwords.
+        """
         connection = http.client.HTTPSConnection(host, timeout=2, context=context)
         try:
             connection.request("POST", "/v3/auth/authenticate", login)
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
+            with connection.getresponse() as answer:
+                answer.read()
+                if answer.status != 200:
+                    return False
+            connection.request("GET", "/version")
+            return json.load(connection.getresponse())["etcdcluster"] != "3.0.0"
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
             return False
         finally:
             connection.close()
