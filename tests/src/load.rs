@@ -174,10 +174,9 @@ impl Seen {
     /// Seconds in which more than one machine said it was primary.
     pub fn two_primaries(&self) -> f64 {
         let pairs = self.primaries.seen.windows(2);
-        pairs
-            .filter(|pair| pair[0].1.len() > 1)
-            .map(|pair| pair[1].0 - pair[0].0)
-            .sum()
+        let doubled = pairs.filter(|pair| pair[0].1.len() > 1);
+        // A sum of nothing would be -0.
+        doubled.fold(0.0, |seconds, pair| seconds + pair[1].0 - pair[0].0)
     }
 }
 
