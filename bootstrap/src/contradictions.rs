@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use crate::deployment::META_CLUSTER;
 use crate::document::{ClusterFile, DeploymentFile, MemberFile, Portal, SCHEMA};
 use crate::error::Invalid;
+use crate::scaling;
 use crate::values::{MemberRole, Name};
 
 type Check = std::result::Result<(), Box<Invalid>>;
@@ -194,7 +195,7 @@ fn check_clusters(file: &DeploymentFile) -> Check {
         if check_members(&field, cluster)?.is_none() && !cluster.autoscale {
             return Err(no_primary(c, &cluster.name));
         }
-        check_scaling(&field, cluster)?;
+        scaling::check(&field, cluster)?;
         let users = cluster.user.iter().map(|user| user.name.as_str());
         check_unique(&format!("{field}.user"), "users are called", users)?;
         let databases = cluster
@@ -208,36 +209,6 @@ fn check_clusters(file: &DeploymentFile) -> Check {
         )?;
         check_owners(&field, cluster)?;
         check_services(&field, cluster)?;
-    }
-    Ok(())
-}
-
-/// A machine that joins gets its cluster's secret only, while members of the meta cluster hold all.
-fn check_scaling(field: &str, cluster: &ClusterFile) -> Check {
-    let code = "FR-DEPLOYMENT-AUTOSCALE";
-    if cluster.autoscale && cluster.name.as_str() == META_CLUSTER {
-        let message =
-            format!("{META_CLUSTER} cannot scale by itself: its members are the meta nodes");
-        let hint = "declare each meta node";
-        return Err(Invalid::new(
-            code,
-            format!("{field}.autoscale"),
-            message,
-            hint,
-        ));
-    }
-    if cluster.bootstrap_fallback_minutes > 1440 {
-        let field = format!("{field}.bootstrap_fallback_minutes");
-        let message = format!(
-            "{} minutes are more than a day",
-            cluster.bootstrap_fallback_minutes
-        );
-        return Err(Invalid::new(
-            "FR-DEPLOYMENT-FIELD",
-            field,
-            message,
-            "0 means never",
-        ));
     }
     Ok(())
 }

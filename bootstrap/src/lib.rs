@@ -43,6 +43,7 @@ pub mod process;
 mod record;
 pub mod render;
 pub mod role;
+mod scaling;
 pub mod secrets;
 pub mod seed;
 pub mod service;
