@@ -13,7 +13,7 @@ use e2e::world::World;
 const READY_BAR: f64 = 20.0;
 
 /// One question: area, what should hold, where it is asked, a shell script that succeeds when it holds.
-type Row = (&'static str, &'static str, &'static str, &'static str);
+pub type Row = (&'static str, &'static str, &'static str, &'static str);
 
 /// Checks that a script may need to repeat, as metrics and probes come at their own pace.
 const SETTLE: Duration = Duration::from_secs(45);
@@ -295,7 +295,7 @@ struct Answer {
 fn ask_all(fleet: &Fleet<'_>) -> Result<Vec<Answer>> {
     let prelude = prelude(fleet)?;
     let mut answers = Vec::new();
-    for &(area, what, node, script) in TABLE {
+    for &(area, what, node, script) in TABLE.iter().chain(super::trust::ROWS) {
         let whole = format!("{prelude}{script}\n");
         let waited = fleet.until(node, &whole, SETTLE, |_| true);
         answers.push(Answer {

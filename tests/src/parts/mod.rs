@@ -9,6 +9,7 @@ mod interrupts;
 mod platform;
 mod refusals;
 mod reproducible;
+mod trust;
 mod unprivileged;
 
 use e2e::figures;
