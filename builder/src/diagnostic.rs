@@ -21,7 +21,7 @@ pub struct Diagnostic {
     /// What to do about it.
     pub hint: Option<String>,
     /// The place in a file that a person wrote.
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// Exit code of the process: [`EXIT_FAILED`] or [`EXIT_USAGE`].
     pub exit: u8,
 }
@@ -82,10 +82,12 @@ impl Diagnostic {
 
     /// Adds where in a file.
     pub fn at(mut self, file: &str, text: &str, span: Option<Range<usize>>) -> Self {
-        self.place = span.map(|span| Place {
-            file: file.into(),
-            text: text.into(),
-            span,
+        self.place = span.map(|span| {
+            Box::new(Place {
+                file: file.into(),
+                text: text.into(),
+                span,
+            })
         });
         self
     }
@@ -117,7 +119,7 @@ impl Diagnostic {
             "message": self.message,
             "hint": self.hint,
             "file": self.place.as_ref().map(|place| place.file.as_str()),
-            "line": self.place.as_ref().map(Place::line),
+            "line": self.place.as_ref().map(|place| place.line()),
         })
     }
 }

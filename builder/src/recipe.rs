@@ -315,11 +315,8 @@ impl Source {
             .and_then(Path::parent)
             .map(|dir| dir.join(format!("{argument}.toml")));
         let candidates = [Some(PathBuf::from(argument)), beside];
-        for path in candidates
-            .into_iter()
-            .flatten()
-            .filter(|path| path.is_file())
-        {
+        let mut candidates = candidates.into_iter().flatten();
+        if let Some(path) = candidates.find(|path| path.is_file()) {
             let text =
                 std::fs::read_to_string(&path).map_err(|e| Diagnostic::io("read", &path, e))?;
             return Ok(Self {

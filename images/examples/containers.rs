@@ -27,8 +27,7 @@ fn main() {
     let network_config = read("network-config");
     let mac = network_config
         .split('"')
-        .filter(|word| word.matches(':').count() == 5)
-        .next_back()
+        .rfind(|word| word.matches(':').count() == 5)
         .expect("a hardware address in network-config")
         .to_owned();
     let machine = Machine {
