@@ -16,4 +16,9 @@ check:
 # Speed and size, with the yardstick beside: just bench [BASELINE_SCRIPT PACKAGES_FILE]
 bench *ARGS:
     cargo build --release --workspace --bins
-    cargo run --release -p e2e --bin bench -- {{ARGS}}
+    target/release/bench {{ARGS}}
+
+# Speed of the sandbox of four machines in containers; after a run of the tests, whose image it uses.
+bench-fleet:
+    cargo build --release --workspace --bins
+    target/release/bench-fleet

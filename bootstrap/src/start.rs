@@ -245,6 +245,11 @@ impl Board<'_> {
         let running = state.active == "active" || state.active == "reloading";
         let digest = self.digests.get(&service.name).map_or("", String::as_str);
         let touched = !self.applied().has(&service.name, digest);
+        // What is started now reads its files as they are. Recorded first, since the watching process would else take it for
+        // one that runs with older files and reload it before it can be reloaded.
+        if !running {
+            self.applied().record(&service.name, digest);
+        }
         let done = match (running, touched, &service.reload, service.start) {
             (true, false, _, _) => Ok(()),
             (true, true, Some(command), _) => {
