@@ -312,7 +312,13 @@ impl Machines {
 
     /// Shuts all down in order, so that their disks can be booted again.
     pub fn stop(&mut self) -> Result<()> {
-        self.fleet.stop()?;
+        // The databases need the meta nodes' store to hand over and to leave.
+        let planned = &self.planned;
+        let databases = |name: &str| {
+            let found = planned.iter().find(|planned| planned.name == name);
+            found.is_some_and(|planned| !planned.meta)
+        };
+        self.fleet.stop(&databases)?;
         Ok(())
     }
 }

@@ -72,6 +72,6 @@ fn main() {
         eprintln!("{error}");
     }
     println!("{:6.2} stopping", start.elapsed().as_secs_f64());
-    let obeyed = fleet.stop();
+    let obeyed = fleet.power_off(Duration::from_secs(60));
     println!("{:6.2} stopped: {obeyed:?}", start.elapsed().as_secs_f64());
 }

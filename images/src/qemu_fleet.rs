@@ -161,17 +161,23 @@ impl<M: Guest> Fleet<M> {
         }
     }
 
-    /// Shuts all machines down at the same time. True: each went down by itself within `limit`.
+    /// Shuts machines down at the same time: those that `chosen` holds for. True: each went down by itself within `limit`.
     ///
     /// # Errors
     /// A process cannot be asked.
-    pub fn power_off(&mut self, limit: Duration) -> Result<bool> {
+    pub fn power_off_some(
+        &mut self,
+        limit: Duration,
+        chosen: &dyn Fn(&str) -> bool,
+    ) -> Result<bool> {
         let start = Instant::now();
-        for machine in &mut self.machines {
-            machine.press_power();
-        }
+        let machines = self.machines.iter_mut();
+        let mut machines: Vec<&mut M> = machines.filter(|machine| chosen(machine.name())).collect();
+        machines
+            .iter_mut()
+            .for_each(|machine| machine.press_power());
         let mut obeyed = true;
-        for machine in &mut self.machines {
+        for machine in machines {
             let left = limit.saturating_sub(start.elapsed());
             if !machine.wait_stopped(left)? {
                 obeyed = false;
@@ -181,12 +187,21 @@ impl<M: Guest> Fleet<M> {
         Ok(obeyed)
     }
 
-    /// [`Fleet::power_off`] with a limit that suits a machine without KVM.
+    /// Shuts all machines down at the same time. True: each went down by itself within `limit`.
     ///
     /// # Errors
-    /// As [`Fleet::power_off`].
-    pub fn stop(&mut self) -> Result<bool> {
-        self.power_off(STOP_LIMIT)
+    /// A process cannot be asked.
+    pub fn power_off(&mut self, limit: Duration) -> Result<bool> {
+        self.power_off_some(limit, &|_| true)
+    }
+
+    /// Shuts all machines down with a limit that suits machines without KVM: those that `first` holds for before the others.
+    ///
+    /// # Errors
+    /// As [`Fleet::power_off_some`].
+    pub fn stop(&mut self, first: &dyn Fn(&str) -> bool) -> Result<bool> {
+        let obeyed = self.power_off_some(STOP_LIMIT, first)?;
+        Ok(self.power_off_some(STOP_LIMIT, &|name| !first(name))? && obeyed)
     }
 }
 
