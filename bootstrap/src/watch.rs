@@ -21,6 +21,10 @@ const PAUSE: Duration = Duration::from_secs(2);
 const FIRST_RETRY: Duration = Duration::from_secs(4);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
+/// After a change, this many times as long as it took nothing is changed: an emulated machine that boots needs its
+/// processor for what it starts, and a change costs it seconds.
+const REST: u32 = 10;
+
 /// Limit of one change: it includes reloads.
 const LIMIT: Duration = Duration::from_secs(300);
 
@@ -105,17 +109,20 @@ struct Work {
     /// When to make them; none when all is done.
     at: Option<Instant>,
     retry: Duration,
+    /// Not before this.
+    rested: Instant,
 }
 
 impl Work {
-    /// The first change is made at once: whoever watched before may have been killed before it made its last.
+    /// The first change is made soon: whoever watched before may have been killed before it made its last.
     fn new(command: &str, arguments: &[String]) -> Self {
         let mut command = vec![command.to_owned()];
         command.extend_from_slice(arguments);
         Work {
             command,
-            at: Some(Instant::now()),
+            at: Some(Instant::now() + FIRST_RETRY),
             retry: FIRST_RETRY,
+            rested: Instant::now(),
         }
     }
 
@@ -126,10 +133,12 @@ impl Work {
 
     fn go_on(&mut self) {
         let now = Instant::now();
-        if self.at.is_none_or(|at| at > now) {
+        if self.at.is_none_or(|at| at > now) || self.rested > now {
             return;
         }
-        match process::run_self(&self.command, LIMIT) {
+        let outcome = process::run_self(&self.command, LIMIT);
+        self.rested = Instant::now() + now.elapsed() * REST;
+        match outcome {
             Ok(Some(0)) => self.at = None,
             Ok(Some(code)) if code == i32::from(BUSY) => {}
             other => {
