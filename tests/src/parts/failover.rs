@@ -296,11 +296,8 @@ impl<'a> Bench<'a> {
 
     fn run(&self, scenario: &Scenario, round: i64) -> Result<Outcome> {
         let primary = wait_primary(&self.rest, GREEN)?;
-        let others = MEMBERS.iter().map(|(node, _)| *node);
-        let replica = others
-            .filter(|node| *node != primary)
-            .next()
-            .context("a replica")?;
+        let mut others = MEMBERS.iter().map(|(node, _)| *node);
+        let replica = others.find(|node| *node != primary).context("a replica")?;
         let first_id = round * 1_000_000_000;
         let load = Load::start(
             &self.account,
