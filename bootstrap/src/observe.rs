@@ -109,7 +109,7 @@ impl Etcd {
         let body =
             json!({"key": STANDARD.encode(members::NAMESPACE), "range_end": STANDARD.encode(end)});
         let found = self.ask("/v3/kv/range", &body).and_then(|(status, text)| {
-            if matches!(status, 200) {
+            if status == 200 {
                 return members::from_etcd(&text);
             }
             // Without a login, or with one that has run out, etcd refuses: log in, and ask once more.

@@ -1,4 +1,4 @@
-//! The sandbox of four machines: from power-on to all green in any order, and then everything that its users rely on,
+//! The sandbox of four machines: from power-on to all green, and then everything that its users rely on,
 //! asked from where they would ask it. The outcome is a table.
 
 use std::collections::BTreeMap;
@@ -139,13 +139,13 @@ const TABLE: &[Row] = &[
         "services",
         "writing on 5434 is refused",
         "meta",
-        "! as_test -h pg-test-1 -p 5434 -c 'insert into acceptance values (1)' 2>&1 | grep -q INSERT; as_test -h pg-test-1 -p 5434 -c 'insert into acceptance values (1)' 2>&1 | grep -q read-only",
+        "as_test -h pg-test-1 -p 5434 -c 'insert into acceptance values (1)' 2>&1 | grep -q read-only",
     ),
     (
         "access",
         "a wrong password is refused on every way in",
         "meta",
-        "for p in 5432 5433 5434 5436 5438 6432; do ! PGPASSWORD=wrong psql -XAt -h pg-test-1 -p $p -U test -d test -c 'select 1' 2>/dev/null; done",
+        "for p in 5432 5433 5434 5436 5438 6432; do ! PGPASSWORD=wrong psql -XAt -h pg-test-1 -p $p -U test -d test -c 'select 1' 2>/dev/null || exit 1; done",
     ),
     (
         "access",
@@ -223,7 +223,7 @@ const TABLE: &[Row] = &[
         "bootstrap",
         "a second run writes nothing",
         "node-2",
-        "find /etc /var/data -newermt now -maxdepth 3 | head -0; before=$(find /etc -type f -newer /run/farrow/status.json | wc -l); farrow-bootstrap run >/dev/null 2>&1; after=$(find /etc -type f -newer /run/farrow/status.json | wc -l); test $after = 0 || test $after = $before",
+        "touch /run/before; sleep 1; farrow-bootstrap run >/dev/null 2>&1; test -z \"$(find /etc -type f -newer /run/before | tee /dev/stderr)\"",
     ),
 ];
 
@@ -256,7 +256,7 @@ const PORTS: &[(&str, &[u16])] = &[
     ),
 ];
 
-/// Starts the sandbox in a random order with random delays, then asks everything.
+/// Starts all machines of the sandbox at once, then asks everything.
 pub fn sandbox(world: &World) -> Result<()> {
     let fleet = Fleet::start(world, "acceptance", "sandbox", &[])?;
     println!(
