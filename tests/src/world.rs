@@ -3,6 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+const GB: u64 = 1_000_000_000;
+
+/// Space that the whole run may need, in bytes; `up` alone needs half of it.
+const SPACE: u64 = 10 * GB;
+
 /// Folders below the target folder; made empty at the start of a run.
 #[derive(Debug, Clone)]
 pub struct World {
@@ -20,10 +25,18 @@ impl World {
     /// With `FARROW_E2E_KEEP` set, the folders of the last run are kept, to look into one test at a time.
     pub fn prepare() -> anyhow::Result<Self> {
         let world = Self::find()?;
-        if std::env::var_os("FARROW_E2E_KEEP").is_none() && world.root.exists() {
+        if !keeps() && world.root.exists() {
             fs::remove_dir_all(&world.root)?;
         }
         fs::create_dir_all(&world.root)?;
+        let free = free_bytes(&world.root)?;
+        anyhow::ensure!(
+            free >= SPACE || keeps(),
+            "{} GB are free at {}, the whole run needs {} GB",
+            free / GB,
+            world.root.display(),
+            SPACE / GB
+        );
         Ok(world)
     }
 
@@ -65,10 +78,30 @@ impl World {
         Ok(dir)
     }
 
+    /// Removes what a part that went well has left in its folders, so that the whole run needs little space.
+    ///
+    /// With `FARROW_E2E_KEEP` set, it stays. What a plain user's mapped owners left may stay as well: it is in nobody's way.
+    pub fn remove_scratch(&self) {
+        if !keeps() {
+            fs::remove_dir_all(self.root.join("scratch")).ok();
+        }
+    }
+
     /// The output folder of `up`.
     pub fn out(&self) -> PathBuf {
         self.root.join("out")
     }
+}
+
+/// True when the folders of the last run are kept, to look into one test at a time.
+fn keeps() -> bool {
+    std::env::var_os("FARROW_E2E_KEEP").is_some()
+}
+
+/// Bytes that a file system still has for us.
+fn free_bytes(at: &Path) -> anyhow::Result<u64> {
+    let found = nix::sys::statvfs::statvfs(at)?;
+    Ok(found.blocks_available() * found.fragment_size())
 }
 
 /// Reads a JSON file.
