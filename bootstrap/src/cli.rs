@@ -1,5 +1,6 @@
 //! The command line: arguments, output and exit codes. The work is the library's.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ use bootstrap::boot::{self, Options};
 use bootstrap::follow::{self, Followed};
 use bootstrap::inventory;
 use bootstrap::status::{STATUS_FILE, State};
+use bootstrap::store::{self, Access};
 use bootstrap::tree::read_json;
 use bootstrap::watch;
 use bootstrap::{Error, Facts, Image, Plan, Result, Status};
@@ -44,6 +46,9 @@ enum Command {
     /// Bring the configuration to what the members recorded by `watch` make of it.
     #[command(hide = true)]
     Follow(WatchArgs),
+    /// Set up who may do what in the consensus store; names and passwords come on standard input.
+    #[command(hide = true)]
+    StoreAccess,
     /// Write the inventory into the database "meta", if this machine's instance leads it.
     #[command(hide = true)]
     Inventory(WatchArgs),
@@ -148,6 +153,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Watch(args) => watch(&args),
         Command::Leave(args) => leave(&args),
         Command::Follow(args) => follow(&args, follow::follow),
+        Command::StoreAccess => store_access(),
         Command::Inventory(args) => follow(&args, inventory::store),
     };
     match done {
@@ -298,6 +304,14 @@ fn follow(args: &WatchArgs, work: impl Fn(&Path, &Image) -> Result<Followed>) ->
         Followed::Pending => ExitCode::from(watch::PENDING),
         Followed::Failed => ExitCode::FAILURE,
     })
+}
+
+fn store_access() -> Result<ExitCode> {
+    let mut text = String::new();
+    let read = std::io::stdin().read_to_string(&mut text);
+    read.map_err(|error| Error::io("read", Path::new("standard input"), error))?;
+    Access::parse(&text)?.set_up(Path::new(store::SOCKET))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn leave(args: &LeaveArgs) -> Result<ExitCode> {

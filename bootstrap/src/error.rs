@@ -133,6 +133,12 @@ pub enum Error {
         /// What was wrong.
         message: String,
     },
+    /// The consensus store refused or did not answer.
+    #[error("the consensus store: {message}")]
+    Store {
+        /// What it said.
+        message: String,
+    },
     /// Some services did not become healthy.
     #[error("not healthy: {services}")]
     Services {
@@ -169,6 +175,7 @@ impl Error {
             Error::Command { .. } => "FR-COMMAND",
             Error::Timeout { .. } => "FR-TIMEOUT",
             Error::Http { .. } => "FR-HTTP",
+            Error::Store { .. } => "FR-STORE",
             Error::Services { .. } => "FR-SERVICES",
         }
     }

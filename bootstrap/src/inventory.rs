@@ -20,6 +20,9 @@ use crate::process::Program;
 use crate::render::{Keyring, Renderer};
 use crate::{record, role, sources};
 
+/// Where Debian has each version of PostgreSQL.
+const POSTGRESQL: &str = "/usr/lib/postgresql";
+
 /// The database, which a deployment declares or not.
 const DATABASE: &str = "meta";
 
@@ -66,10 +69,24 @@ pub fn store(services: &Path, image: &Image) -> Result<Followed> {
     run(&STATEMENTS.replace("__DOCUMENT__", &literal))
 }
 
+/// The newest PostgreSQL's own psql: Debian's wrapper of that name is a Perl program that costs an emulated machine seconds.
+fn psql() -> String {
+    let versions = std::fs::read_dir(POSTGRESQL)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    versions.max().map_or_else(
+        || "psql".to_owned(),
+        |version| format!("{POSTGRESQL}/{version}/bin/psql"),
+    )
+}
+
 fn run(statements: &str) -> Result<Followed> {
     let accounts = Accounts::load(Path::new("/"))?;
+    let psql = psql();
     let words = [
-        "psql",
+        psql.as_str(),
         "-X",
         "-q",
         "-v",

@@ -50,6 +50,7 @@ pub mod service;
 pub mod sources;
 mod start;
 pub mod status;
+pub mod store;
 pub mod toml_text;
 pub mod tree;
 pub mod tuning;

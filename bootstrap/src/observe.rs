@@ -10,23 +10,20 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::deployment::Machine;
-use crate::http::{self, Request};
+use crate::http;
 use crate::members::{self, Members};
 use crate::metadata::Metadata;
 use crate::render::Keyring;
+use crate::store;
 use crate::values::{Name, Role};
 
 /// Limit of one exchange: with the pause between two looks, a change is seen within 10 s even when one of them fails.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Sockets of this machine's HAProxy, which adds TLS; where they are not, Patroni and etcd speak plain HTTP.
+/// Socket of this machine's HAProxy, which adds TLS; where it is not, Patroni speaks plain HTTP.
 const PATRONI_SOCKET: &str = "/run/haproxy/patroni.sock";
-const ETCD_SOCKET: &str = "/run/haproxy/etcd.sock";
 
-/// The store's user with all rights; meta nodes know its password.
-const ETCD_USER: &str = "root";
-
-/// User whose password that is.
+/// Whose password lets a meta node into the store.
 const ETCD_PASSWORD: &str = "etcd-root";
 
 /// Address of a page of the local Patroni.
@@ -104,8 +101,7 @@ pub struct Etcd {
 
 impl Etcd {
     fn look(&mut self) -> std::result::Result<Members, String> {
-        // The end is the first key that does not begin with the namespace: its last byte plus one.
-        let end = members::NAMESPACE.trim_end_matches('/').to_owned() + "0";
+        let end = store::range_end(members::NAMESPACE);
         let body =
             json!({"key": STANDARD.encode(members::NAMESPACE), "range_end": STANDARD.encode(end)});
         let found = self.ask("/v3/kv/range", &body).and_then(|(status, text)| {
@@ -113,7 +109,7 @@ impl Etcd {
                 return members::from_etcd(&text);
             }
             // Without a login, or with one that has run out, etcd refuses: log in, and ask once more.
-            self.log_in(&refusal(status, &text))?;
+            self.log_in(&store::refusal(status, &text))?;
             let (_, text) = self.ask("/v3/kv/range", &body)?;
             members::from_etcd(&text)
         });
@@ -128,45 +124,20 @@ impl Etcd {
         let Some(password) = &self.password else {
             return Err(why.to_owned());
         };
-        let body = json!({"name": ETCD_USER, "password": password.as_str()});
+        let body = json!({"name": store::ROOT, "password": password.as_str()});
         let (status, text) = self.ask("/v3/auth/authenticate", &body)?;
-        let answer: Value = serde_json::from_str(&text).unwrap_or_default();
-        let token = answer["token"]
-            .as_str()
-            .filter(|token| token.bytes().all(|b| b.is_ascii_graphic()));
         // Where authentication is off, the first refusal was about something else.
-        let token = token.ok_or_else(|| format!("{why}; login: {}", refusal(status, &text)))?;
-        self.token = Some(token.to_owned());
+        let refused = || format!("{why}; login: {}", store::refusal(status, &text));
+        self.token = Some(store::token(&text).ok_or_else(refused)?);
         Ok(())
     }
 
     fn ask(&self, path: &str, body: &Value) -> std::result::Result<(u16, String), String> {
-        let url = if Path::new(ETCD_SOCKET).exists() {
-            format!("unix:{ETCD_SOCKET}:{path}")
+        let base = if Path::new(store::SOCKET).exists() {
+            format!("unix:{}:", store::SOCKET)
         } else {
-            format!("http://{}:2379{path}", self.hosts[self.next])
+            format!("http://{}:2379", self.hosts[self.next])
         };
-        let token = self.token.iter();
-        let request = Request {
-            url: &url,
-            headers: token
-                .map(|token| ("Authorization", token.clone()))
-                .collect(),
-            body: Some(body.to_string()),
-        };
-        let response = http::send(&request, LIMIT).map_err(|error| error.to_string())?;
-        Ok((response.status, response.body))
+        store::post(&base, self.token.as_deref(), path, body, LIMIT)
     }
-}
-
-/// etcd's message, or the status.
-fn refusal(status: u16, text: &str) -> String {
-    let answer: Value = serde_json::from_str(text).unwrap_or_default();
-    let message = answer["error"].as_str().unwrap_or_default();
-    let message: String = message
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(100)
-        .collect();
-    format!("etcd answers {status} {message}")
 }

@@ -30,8 +30,9 @@ const LONGEST_UNIT_PAUSE: Duration = Duration::from_secs(30);
 const TASK_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long services that nobody waits for let those go first that everything else waits for. On a slow machine, twenty
-/// starts at once would make the longest chain longer; on a fast one the others are healthy long before.
-const HEAD_START: Duration = Duration::from_secs(8);
+/// starts at once, and what monitoring costs from then on, would make the longest chain longer; on a fast one the others
+/// are healthy long before.
+const HEAD_START: Duration = Duration::from_secs(60);
 
 /// First and longest pause between two health checks; each is half as long again as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);

@@ -236,6 +236,11 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
             0o644,
             embedded::WATCH_UNIT.as_bytes(),
         ),
+        regular(
+            "/usr/lib/systemd/system/systemd-udev-trigger.service.d/farrow.conf",
+            0o644,
+            embedded::COLDPLUG.as_bytes(),
+        ),
         // The mount point of the embedded repository; the root is read-only when it is mounted.
         FileEntry {
             path: format!("/www/{}", recipe.repository),

@@ -327,6 +327,18 @@ pub enum MachineVerb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+    /// Add a machine that joins a cluster with autoscale = true, and switch it on; its name follows from the instance id
+    Add {
+        /// The cluster
+        #[arg(long, value_name = "CLUSTER")]
+        join: String,
+        /// The instance id, as a cloud would give one
+        #[arg(long, value_name = "ID")]
+        instance_id: String,
+        /// An address of the deployment's network that nobody has
+        #[arg(long)]
+        address: std::net::Ipv4Addr,
+    },
     /// Shut a machine down in order
     PowerOff {
         /// The machine

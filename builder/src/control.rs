@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::diagnostic::{Diagnostic, EXIT_FAILED, Result};
+use crate::machines::joining::Joining;
 use crate::machines::{Machines, orders};
 
 /// The socket in the folder of a run.
@@ -39,6 +41,15 @@ pub enum Request {
     FirstProcess {
         /// The machine.
         node: String,
+    },
+    /// One more machine, which joins a cluster that scales by itself.
+    Add {
+        /// The cluster.
+        cluster: String,
+        /// Its instance id.
+        instance_id: String,
+        /// Its address on the deployment's network.
+        address: Ipv4Addr,
     },
     /// An orderly end.
     PowerOff {
@@ -97,7 +108,11 @@ pub struct Control {
 
 impl Control {
     /// Listens in `run_dir`.
-    pub fn start(run_dir: &Path, machines: &Arc<Mutex<Machines>>) -> Result<Self> {
+    pub fn start(
+        run_dir: &Path,
+        machines: &Arc<Mutex<Machines>>,
+        joining: Joining,
+    ) -> Result<Self> {
         let path = run_dir.join(SOCKET);
         let _ = fs::remove_file(&path);
         let failed = |error| Diagnostic::io("listen on", &path, error);
@@ -105,11 +120,12 @@ impl Control {
         let listener = UnixListener::bind(short_path(&folder)).map_err(failed)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
         let machines = Arc::clone(machines);
+        let joining = Arc::new(joining);
         std::thread::spawn(move || {
             // Ends with the process; what comes after the socket's removal finds nobody.
             for stream in listener.incoming().flatten() {
-                let machines = Arc::clone(&machines);
-                std::thread::spawn(move || serve(stream, &machines));
+                let (machines, joining) = (Arc::clone(&machines), Arc::clone(&joining));
+                std::thread::spawn(move || serve(stream, &machines, &joining));
             }
         });
         Ok(Self { path })
@@ -184,7 +200,7 @@ fn short_path(folder: &File) -> String {
     format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd())
 }
 
-fn serve(stream: UnixStream, machines: &Mutex<Machines>) {
+fn serve(stream: UnixStream, machines: &Mutex<Machines>, joining: &Joining) {
     let _ = stream.set_read_timeout(Some(PATIENCE));
     let mut line = String::new();
     let read = BufReader::new(&stream)
@@ -195,7 +211,7 @@ fn serve(stream: UnixStream, machines: &Mutex<Machines>) {
         return;
     }
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => obey(request, machines),
+        Ok(request) => obey(request, machines, joining),
         Err(error) => Err(Diagnostic::invalid("FR-MACHINE-VERB", error.to_string())),
     };
     let answer = match answer {
@@ -211,13 +227,18 @@ fn serve(stream: UnixStream, machines: &Mutex<Machines>) {
     let _ = serde_json::to_writer(&stream, &answer);
 }
 
-fn obey(request: Request, machines: &Mutex<Machines>) -> Result<Value> {
+fn obey(request: Request, machines: &Mutex<Machines>, joining: &Joining) -> Result<Value> {
     let lock = || machines.lock().expect("no panic holds it");
     let done = |()| json!({});
     match request {
         Request::List => lock().list(),
         Request::Status { node } => lock().status(&node),
         Request::FirstProcess { node } => lock().first_process(&node).map(|pid| json!(pid)),
+        Request::Add {
+            cluster,
+            instance_id,
+            address,
+        } => lock().add(joining.plan(&cluster, &instance_id, address)?),
         Request::PowerOff { node } => {
             orders::power_off(machines, &node).map(|obeyed| json!({"obeyed": obeyed}))
         }

@@ -170,14 +170,14 @@ fn seed(
     Ok(seed_of(loaded, machine, &fragment, &id))
 }
 
-/// The seed of a machine that joins a cluster without being declared.
-pub fn joining_seed(
+/// A machine that joins a cluster without being declared, and its seed.
+pub fn joining(
     loaded: &Loaded,
     secret: &DeploymentSecret,
     cluster: &str,
     instance_id: &str,
     address: Ipv4Addr,
-) -> Result<Seed> {
+) -> Result<(Machine, Seed)> {
     let refuse = |error: bootstrap::Error| {
         Diagnostic::invalid(error.code(), error.to_string()).with_hint(
             "write a cluster with autoscale = true, and an instance id and address that nobody has",
@@ -196,7 +196,8 @@ pub fn joining_seed(
     let machine = bootstrap::join::machine(deployment, found, instance_id, &own).map_err(refuse)?;
     let fragment = bootstrap::seed::joining_fragment(deployment, found, secret, GENERATION, &[])
         .map_err(refuse)?;
-    Ok(seed_of(loaded, &machine, &fragment, instance_id))
+    let seed = seed_of(loaded, &machine, &fragment, instance_id);
+    Ok((machine, seed))
 }
 
 fn seed_of(loaded: &Loaded, machine: &Machine, fragment: &str, instance_id: &str) -> Seed {

@@ -14,6 +14,9 @@ pub static BOOTSTRAP_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-b
 /// The unit that follows the members of clusters; the bootstrap starts it.
 pub static WATCH_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-watch.service");
 
+/// Which devices udev looks at when a machine starts.
+pub static COLDPLUG: &str = include_str!("../../bootstrap/systemd/coldplug.conf");
+
 /// The text of a shipped recipe.
 pub fn recipe(name: &str) -> Option<&'static str> {
     RECIPES.get_file(format!("{name}.toml"))?.contents_utf8()

@@ -1,6 +1,7 @@
 //! Machines of a deployment, in QEMU or as containers: planned as values, started side by side, awaited, reported.
 
 pub mod containers;
+pub mod joining;
 mod node;
 pub mod orders;
 pub mod qemu;
@@ -90,29 +91,40 @@ pub fn plan(
     machines
         .iter()
         .zip(seeds)
-        .map(|(machine, seed)| {
-            let name = machine.name.to_string();
-            let size = deployment.qemu_size(&name);
-            Planned {
-                meta: machine.role == Role::Meta,
-                address: machine.address.to_string(),
-                size: (size.memory_mib, size.cpus, u64::from(size.disk_gib)),
-                macs: Macs::of(deployment, machine),
-                ports: ports(catalogue, machine),
-                seed: SeedFiles {
-                    user_data: seed.user_data,
-                    meta_data: seed.meta_data,
-                    network_config: seed.network_config,
-                },
-                checks: checks
-                    .iter()
-                    .filter(|(node, _)| *node == name)
-                    .map(|(_, command)| command.clone())
-                    .collect(),
-                name,
-            }
+        .map(|(machine, seed)| Planned {
+            checks: checks
+                .iter()
+                .filter(|(node, _)| *node == machine.name.to_string())
+                .map(|(_, command)| command.clone())
+                .collect(),
+            ..plan_one(deployment, catalogue, machine, seed)
         })
         .collect()
+}
+
+/// The plan of one machine, without checks.
+fn plan_one(
+    deployment: &Deployment,
+    catalogue: &bootstrap::Catalogue,
+    machine: &Machine,
+    seed: Seed,
+) -> Planned {
+    let name = machine.name.to_string();
+    let size = deployment.qemu_size(&name);
+    Planned {
+        meta: machine.role == Role::Meta,
+        address: machine.address.to_string(),
+        size: (size.memory_mib, size.cpus, u64::from(size.disk_gib)),
+        macs: Macs::of(deployment, machine),
+        ports: ports(catalogue, machine),
+        seed: SeedFiles {
+            user_data: seed.user_data,
+            meta_data: seed.meta_data,
+            network_config: seed.network_config,
+        },
+        checks: Vec::new(),
+        name,
+    }
 }
 
 /// The TCP ports of the services that a machine runs, from the catalogue.
@@ -142,41 +154,28 @@ fn ports(catalogue: &bootstrap::Catalogue, machine: &Machine) -> Vec<ServicePort
 
 impl Machines {
     /// Starts all machines in QEMU, side by side.
-    pub fn in_qemu(boot: &qemu::Boot<'_>, planned: Vec<Planned>, delays: &Delays) -> Result<Self> {
+    pub fn in_qemu(boot: qemu::Boot, planned: Vec<Planned>, delays: &Delays) -> Result<Self> {
         prepare_run_dir(&boot.run_dir, boot.keep_disks, &planned)?;
-        let qemu = Qemu::prepare(boot)?;
-        let nodes = planned
-            .iter()
-            .map(|machine| Ok(Node::Qemu(Box::new(qemu.machine(boot, machine)?))))
-            .collect::<Result<_>>()?;
-        Self::start(Backend::Qemu(qemu), nodes, planned, delays)
+        Self::start(Backend::Qemu(Qemu::prepare(boot)?), planned, delays)
     }
 
     /// Starts all machines as containers, side by side.
     pub fn in_containers(
-        boot: &containers::Boot<'_>,
+        boot: containers::Boot,
         planned: Vec<Planned>,
         delays: &Delays,
     ) -> Result<Self> {
         prepare_run_dir(&boot.run_dir, boot.keep_disks, &planned)?;
         let containers = Containers::prepare(boot)?;
+        Self::start(Backend::Containers(containers), planned, delays)
+    }
+
+    fn start(backend: Backend, planned: Vec<Planned>, delays: &Delays) -> Result<Self> {
         let nodes = planned
             .iter()
             .enumerate()
-            .map(|(index, machine)| {
-                let made = containers.machine(boot, index, machine)?;
-                Ok(Node::Container(Box::new(made)))
-            })
+            .map(|(index, machine)| backend.machine(index, machine))
             .collect::<Result<_>>()?;
-        Self::start(Backend::Containers(containers), nodes, planned, delays)
-    }
-
-    fn start(
-        backend: Backend,
-        nodes: Vec<Node>,
-        planned: Vec<Planned>,
-        delays: &Delays,
-    ) -> Result<Self> {
         let now = Instant::now();
         let delay = |machine: &Planned| {
             let found = delays.iter().find(|(name, _)| *name == machine.name);
@@ -237,28 +236,9 @@ impl Machines {
 
     /// `nodes` of the JSON result.
     pub fn to_json(&self) -> Vec<Value> {
-        self.fleet
-            .machines
-            .iter()
-            .zip(&self.planned)
-            .map(|(running, planned)| {
-                let document = running
-                    .latest()
-                    .map(|status| status.document.clone())
-                    .unwrap_or_default();
-                json!({
-                    "name": planned.name,
-                    "role": document["node"]["role"],
-                    "address": planned.address,
-                    "state": document["state"],
-                    "services": document["services"],
-                    "plan_digest": document["plan_digest"],
-                    "image": document["image"],
-                    "uptime_seconds": document["uptime_seconds"],
-                    "checks": checks_json(&document, &planned.checks),
-                    "endpoints": endpoints(running, planned),
-                })
-            })
+        let machines = self.fleet.machines.iter().zip(&self.planned);
+        machines
+            .map(|(running, planned)| node_json(running, planned))
             .collect()
     }
 
@@ -324,6 +304,23 @@ impl Machines {
 }
 
 impl Backend {
+    /// Makes a machine that is off, with a number that no other has.
+    fn machine(&self, index: usize, planned: &Planned) -> Result<Node> {
+        Ok(match self {
+            Backend::Qemu(qemu) => Node::Qemu(Box::new(qemu.machine(planned)?)),
+            Backend::Containers(containers) => {
+                Node::Container(Box::new(containers.machine(index, planned)?))
+            }
+        })
+    }
+
+    fn run_dir(&self) -> &Path {
+        match self {
+            Backend::Qemu(qemu) => qemu.run_dir(),
+            Backend::Containers(containers) => containers.run_dir(),
+        }
+    }
+
     fn power_on(&self, node: &mut Node) -> Result<()> {
         match (self, node) {
             (Backend::Qemu(qemu), Node::Qemu(machine)) => qemu.power_on(machine),
@@ -379,6 +376,26 @@ fn is_done(planned: &[Planned], name: &str, status: &NodeStatus) -> bool {
     status.ready
         && status.checks.len() >= checks
         && status.checks.iter().all(|check| check.exit.is_some())
+}
+
+/// One of `nodes` of the JSON result.
+fn node_json(running: &Node, planned: &Planned) -> Value {
+    let document = running
+        .latest()
+        .map(|status| status.document.clone())
+        .unwrap_or_default();
+    json!({
+        "name": planned.name,
+        "role": document["node"]["role"],
+        "address": planned.address,
+        "state": document["state"],
+        "services": document["services"],
+        "plan_digest": document["plan_digest"],
+        "image": document["image"],
+        "uptime_seconds": document["uptime_seconds"],
+        "checks": checks_json(&document, &planned.checks),
+        "endpoints": endpoints(running, planned),
+    })
 }
 
 /// Each check's result with its command.

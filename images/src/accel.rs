@@ -114,6 +114,16 @@ impl Accelerator {
             Accelerator::Tcg => "tcg,thread=multi",
         }
     }
+
+    /// Value of QEMU's option `-cpu`: all that the accelerator has, but for nested virtualisation, for which the guest
+    /// would only load KVM's modules. Translation also goes without a fifth level of page tables (a fifth less time
+    /// in a guest's kernel, measured over a first boot) and without SMAP and SMEP, which split its cache of addresses.
+    pub fn processor(self) -> &'static str {
+        match self {
+            Accelerator::Kvm => "max,svm=off,vmx=off",
+            Accelerator::Tcg => "max,svm=off,vmx=off,la57=off,smap=off,smep=off",
+        }
+    }
 }
 
 fn read_cached(path: &Path, boot_id: &str, tools: &str) -> Option<Accelerator> {

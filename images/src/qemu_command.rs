@@ -66,8 +66,7 @@ impl Machine {
             "q35,smm=off,vmport=off,hpet=off,usb=off,sata=off,smbus=off,dump-guest-core=off",
         );
         line.option("-accel", accelerator.option());
-        // Nested virtualisation would only make the guest load KVM's modules.
-        line.option("-cpu", "max,svm=off,vmx=off");
+        line.option("-cpu", accelerator.processor());
         line.option("-smp", &self.cpus.to_string());
         line.option("-m", &self.memory_mib.to_string());
         line.option("-rtc", "base=utc");

@@ -1,5 +1,6 @@
 //! A deployment in containers: started by `farrow up --containers`, steered by `farrow machine`.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -22,27 +23,35 @@ pub struct Fleet<'a> {
     running: Option<Running>,
     /// Folder of its log and of what the test writes.
     pub dir: PathBuf,
-    /// What `up --json` printed.
-    pub document: Value,
+    /// The machines, as `up --json` and `machine add` printed them.
+    nodes: RefCell<Vec<Value>>,
     /// Seconds from the start of `up` to all ready, the machines' own part of it.
     pub boot_seconds: f64,
     passwords: BTreeMap<(String, String), String>,
 }
 
 impl<'a> Fleet<'a> {
-    /// Boots a deployment (a name that is shipped, or a file) from the image that the world has, and waits until every
-    /// machine is ready. `options` go to `up`.
+    /// Boots a deployment (a name that is shipped, or a file) as containers of the root that the world has, and waits
+    /// until every machine is ready. `options` go to `up`.
     pub fn start(world: &'a World, name: &str, deployment: &str, options: &[&str]) -> Result<Self> {
+        let own = ["--containers", "--timeout", "300"];
+        Self::up(world, name, deployment, &[&own, options].concat())
+    }
+
+    /// The same in QEMU, from the image that the world has.
+    pub fn start_in_qemu(
+        world: &'a World,
+        name: &str,
+        deployment: &str,
+        options: &[&str],
+    ) -> Result<Self> {
+        let own = ["--timeout", "900"];
+        Self::up(world, name, deployment, &[&own, options].concat())
+    }
+
+    fn up(world: &'a World, name: &str, deployment: &str, options: &[&str]) -> Result<Self> {
         let dir = world.scratch(name)?;
-        let mut args = vec![
-            "up",
-            deployment,
-            "--containers",
-            "--json",
-            "--timeout",
-            "300",
-        ];
-        args.extend(options);
+        let args = [&["up", deployment, "--json"], options].concat();
         let mut running = Farrow::new(world, &args).start(&dir.join("up.log"))?;
         let document = match running.read_document() {
             Ok(document) => document,
@@ -61,16 +70,51 @@ impl<'a> Fleet<'a> {
             dir,
             boot_seconds: boot_seconds.context("the stage boot")?,
             passwords: read_passwords(&credentials),
-            document,
+            nodes: RefCell::new(document["nodes"].as_array().cloned().unwrap_or_default()),
         })
     }
 
     /// Names of the machines.
     pub fn nodes(&self) -> Vec<String> {
-        let nodes = self.document["nodes"].as_array().into_iter().flatten();
+        let nodes = self.nodes.borrow();
         nodes
+            .iter()
             .filter_map(|node| Some(node["name"].as_str()?.to_owned()))
             .collect()
+    }
+
+    /// The deployment's authority in PEM.
+    pub fn authority(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.world.out().join("ca.crt"))?)
+    }
+
+    /// Whether a machine says that it is ready.
+    pub fn is_ready(&self, node: &str) -> Result<bool> {
+        let outcome = self.machine(&["--json", "status", node])?;
+        let document: Value = serde_json::from_str(&outcome.stdout)
+            .with_context(|| format!("status of {node}: {}", outcome.stderr))?;
+        Ok(document["status"]["ready"] == true)
+    }
+
+    /// Adds a machine that joins a cluster; gives its name.
+    pub fn add(&self, cluster: &str, instance_id: &str, address: &str) -> Result<String> {
+        let words = [
+            "--json",
+            "add",
+            "--join",
+            cluster,
+            "--instance-id",
+            instance_id,
+            "--address",
+            address,
+        ];
+        let outcome = self.machine(&words)?;
+        ensure!(outcome.code == Some(0), "add: {}", outcome.stderr);
+        let answer: Value = serde_json::from_str(&outcome.stdout)?;
+        let node = answer["node"].clone();
+        let name = node["name"].as_str().context("name")?.to_owned();
+        self.nodes.borrow_mut().push(node);
+        Ok(name)
     }
 
     /// The password of a user of a cluster.
@@ -82,7 +126,7 @@ impl<'a> Fleet<'a> {
 
     /// Where a port of a machine is reachable on the host.
     pub fn address(&self, node: &str, port: u16) -> Result<String> {
-        let nodes = self.document["nodes"].as_array().context("nodes")?;
+        let nodes = self.nodes.borrow();
         let found = nodes.iter().find(|found| found["name"] == node);
         let endpoints = found.and_then(|found| found["endpoints"].as_array());
         let endpoint = endpoints

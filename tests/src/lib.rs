@@ -1,8 +1,10 @@
 //! Helpers of the end-to-end tests: where things are, how `farrow` is run, what it printed.
 
+pub mod cluster;
 pub mod farrow;
 pub mod figures;
 pub mod fleet;
 pub mod load;
 pub mod proxy;
+pub mod scenarios;
 pub mod world;

@@ -16,6 +16,10 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const PAUSE: Duration = Duration::from_millis(200);
 /// After this a client gives a statement or a connection up: what was sent into a machine without power never answers.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// The same for a test's own questions, to machines that are emulated.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
+/// How long clients run before something is done to the machines, and after it.
+pub const SETTLED: Duration = Duration::from_secs(4);
 /// Between two looks at who answers `/primary`.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -204,6 +208,74 @@ pub fn tls(ca: &str) -> Result<MakeRustlsConnect> {
     Ok(MakeRustlsConnect::new(config))
 }
 
+fn connection(account: &Account, target: &Target) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config
+        .host(&target.name)
+        .hostaddr(target.address.ip())
+        .port(target.address.port())
+        .user(&account.user)
+        .password(&account.password)
+        .dbname(&account.database)
+        .ssl_mode(tokio_postgres::config::SslMode::Require);
+    config
+}
+
+/// A connection that stays open.
+pub struct Session {
+    runtime: tokio::runtime::Runtime,
+    client: tokio_postgres::Client,
+}
+
+impl Session {
+    /// Connects.
+    pub fn open(account: &Account, target: &Target) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let config = connection(account, target);
+        let tls = tls(&account.ca)?;
+        let (client, connection) = runtime
+            .block_on(async { tokio::time::timeout(LONG_PATIENCE, config.connect(tls)).await })??;
+        runtime.spawn(connection);
+        Ok(Session { runtime, client })
+    }
+
+    /// Runs SQL; gives the rows, with fields divided by `|`.
+    pub fn query(&self, sql: &str) -> Result<Vec<String>> {
+        let asked =
+            async { tokio::time::timeout(LONG_PATIENCE, self.client.simple_query(sql)).await };
+        let messages = self.runtime.block_on(asked)??;
+        let rows = messages.into_iter().filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                let fields: Vec<&str> = (0..row.len())
+                    .map(|field| row.get(field).unwrap_or_default())
+                    .collect();
+                Some(fields.join("|"))
+            }
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+}
+
+/// Runs SQL on a connection of its own; gives the rows, with fields divided by `|`.
+pub fn query(account: &Account, target: &Target, sql: &str) -> Result<Vec<String>> {
+    Session::open(account, target)?.query(sql)
+}
+
+/// What Patroni answers to a question. Only that counts here, so the certificate is not looked at.
+pub fn patroni(target: &Target, path: &str) -> Result<serde_json::Value> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::blocking::Client::builder()
+        .danger_accept_invalid_certs(true)
+        .timeout(PATIENCE)
+        .build()?;
+    let url = format!("https://{}/{path}", target.address);
+    Ok(serde_json::from_str(&client.get(url).send()?.text()?)?)
+}
+
 struct Client {
     account: Account,
     target: Target,
@@ -239,15 +311,7 @@ impl Client {
 
     /// One connection, until it fails or the load ends.
     async fn session(&self, log: &mut Log, next_id: &mut Option<i64>) -> Result<()> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host(&self.target.name)
-            .hostaddr(self.target.address.ip())
-            .port(self.target.address.port())
-            .user(&self.account.user)
-            .password(&self.account.password)
-            .dbname(&self.account.database)
-            .ssl_mode(tokio_postgres::config::SslMode::Require);
+        let config = connection(&self.account, &self.target);
         let connected = tokio::time::timeout(PATIENCE, config.connect(self.tls.clone()));
         let (client, connection) = connected.await??;
         let driver = tokio::spawn(connection);

@@ -39,7 +39,7 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
         .map_err(|e| Diagnostic::io("create", &std::env::temp_dir(), e))?;
     interrupt::clean_on_interrupt(work.path());
     let boot = Boot {
-        tools: &tools,
+        tools,
         image,
         format,
         run_dir: work.path().join("run"),
@@ -48,7 +48,7 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
     };
     let planned = planned(args)?;
     let outcome = session.stage("boot", |stage| {
-        let machines = Mutex::new(Machines::in_qemu(&boot, vec![planned], &[])?);
+        let machines = Mutex::new(Machines::in_qemu(boot, vec![planned], &[])?);
         wait_ready(&machines, Duration::from_secs(args.timeout), stage)?;
         Ok(Done::made(
             machines.into_inner().expect("no panic holds it"),

@@ -37,6 +37,10 @@ pub fn run(session: &Session, args: &MachineArgs) -> Result<()> {
     match &args.verb {
         MachineVerb::List => session.say(&table(&answer)),
         MachineVerb::Status { .. } => session.say(&format!("{answer:#}")),
+        MachineVerb::Add { .. } => session.say(&format!(
+            "{} is on",
+            answer["name"].as_str().unwrap_or_default()
+        )),
         MachineVerb::PowerOff { node } if answer["obeyed"] == false => {
             session.say(&format!(
                 "{node} did not shut down in time; its power was cut"
@@ -47,6 +51,7 @@ pub fn run(session: &Session, args: &MachineArgs) -> Result<()> {
     let key = match &args.verb {
         MachineVerb::List => "nodes",
         MachineVerb::Status { .. } => "status",
+        MachineVerb::Add { .. } => "node",
         _ => "answer",
     };
     session.finish(json!({ key: answer }))
@@ -57,6 +62,15 @@ fn request(verb: &MachineVerb) -> Request {
         MachineVerb::List => Request::List,
         MachineVerb::Status { node } => Request::Status { node },
         MachineVerb::Exec { node, .. } => Request::FirstProcess { node },
+        MachineVerb::Add {
+            join: cluster,
+            instance_id,
+            address,
+        } => Request::Add {
+            cluster,
+            instance_id,
+            address,
+        },
         MachineVerb::PowerOff { node } => Request::PowerOff { node },
         MachineVerb::PowerCut { node } => Request::PowerCut { node },
         MachineVerb::PowerOn { node } => Request::PowerOn { node },

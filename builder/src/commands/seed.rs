@@ -15,9 +15,7 @@ pub fn run(session: &Session, args: &SeedArgs) -> Result<()> {
     let secret = deployment::secret(session, &loaded.deployment)?;
     let seeds = match (&args.join, &args.instance_id, args.address) {
         (Some(cluster), Some(id), Some(address)) => {
-            vec![deployment::joining_seed(
-                &loaded, &secret, cluster, id, address,
-            )?]
+            vec![deployment::joining(&loaded, &secret, cluster, id, address)?.1]
         }
         _ => deployment::seeds(&loaded, &secret, &args.check)?,
     };

@@ -15,6 +15,7 @@ use crate::control::{self, Control};
 use crate::deployment;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::interrupt;
+use crate::machines::joining::Joining;
 use crate::machines::{self, Machines, Planned, TICK, containers, qemu, wait_ready};
 use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session};
@@ -54,15 +55,20 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
         run_dir: out.join("run").join(loaded.deployment.name.to_string()),
         out: &out,
     };
+    let joining = Joining {
+        catalogue,
+        secret,
+        loaded,
+    };
     let boot = match args.containers {
-        true => Boot::Containers(from_tree(session, &inputs, &loaded.deployment)?),
+        true => Boot::Containers(from_tree(session, &inputs, &joining.loaded.deployment)?),
         false => Boot::Qemu(from_image(session, &inputs)?),
     };
     control::check_free(&inputs.run_dir)?;
     let (machines, control) = session.stage("boot", |stage| {
         interrupt::clean_on_interrupt(&inputs.run_dir);
         let machines = Arc::new(Mutex::new(boot.start(planned, &args.start_delays)?));
-        let control = Control::start(&inputs.run_dir, &machines)?;
+        let control = Control::start(&inputs.run_dir, &machines, joining)?;
         wait_ready(&machines, Duration::from_secs(args.timeout), stage)?;
         Ok(Done::made((machines, control)))
     })?;
@@ -86,13 +92,13 @@ struct Inputs<'a> {
 }
 
 /// How machines are started.
-enum Boot<'a> {
-    Qemu(qemu::Boot<'a>),
-    Containers(containers::Boot<'a>),
+enum Boot {
+    Qemu(qemu::Boot),
+    Containers(containers::Boot),
 }
 
-impl Boot<'_> {
-    fn start(&self, planned: Vec<Planned>, delays: &machines::Delays) -> Result<Machines> {
+impl Boot {
+    fn start(self, planned: Vec<Planned>, delays: &machines::Delays) -> Result<Machines> {
         match self {
             Boot::Qemu(boot) => Machines::in_qemu(boot, planned, delays),
             Boot::Containers(boot) => Machines::in_containers(boot, planned, delays),
@@ -101,7 +107,7 @@ impl Boot<'_> {
 }
 
 /// An image of all formats that `up` leaves behind.
-fn from_image<'a>(session: &Session, inputs: &Inputs<'a>) -> Result<qemu::Boot<'a>> {
+fn from_image(session: &Session, inputs: &Inputs<'_>) -> Result<qemu::Boot> {
     let formats = [ImageFormat::Raw, ImageFormat::Qcow2];
     let image = bake::image(
         session,
@@ -112,7 +118,7 @@ fn from_image<'a>(session: &Session, inputs: &Inputs<'a>) -> Result<qemu::Boot<'
         &inputs.out.join("image"),
     )?;
     Ok(qemu::Boot {
-        tools: inputs.tools,
+        tools: inputs.tools.clone(),
         image: image.path("image-qcow2")?,
         format: DiskFormat::Qcow2,
         run_dir: inputs.run_dir.clone(),
@@ -122,13 +128,13 @@ fn from_image<'a>(session: &Session, inputs: &Inputs<'a>) -> Result<qemu::Boot<'
 }
 
 /// The tree that an image would be packed from.
-fn from_tree<'a>(
+fn from_tree(
     session: &Session,
-    inputs: &Inputs<'a>,
+    inputs: &Inputs<'_>,
     deployment: &Deployment,
-) -> Result<containers::Boot<'a>> {
+) -> Result<containers::Boot> {
     Ok(containers::Boot {
-        tools: inputs.tools,
+        tools: inputs.tools.clone(),
         tree: bake::tree(session, inputs.recipe, inputs.repository)?.path,
         repository: (
             inputs.repository.to_owned(),

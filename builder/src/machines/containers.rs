@@ -1,7 +1,7 @@
 //! Machines as containers on one segment.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bootstrap::Deployment;
@@ -13,9 +13,9 @@ use super::Planned;
 use crate::diagnostic::{Diagnostic, Result};
 
 /// What the machines boot from.
-pub struct Boot<'a> {
+pub struct Boot {
     /// Where systemd-nspawn comes from.
-    pub tools: &'a ToolsTree,
+    pub tools: ToolsTree,
     /// The root tree; never written to.
     pub tree: PathBuf,
     /// The repository, and where meta nodes see it.
@@ -30,6 +30,7 @@ pub struct Boot<'a> {
 
 /// What containers are run with.
 pub(super) struct Containers {
+    boot: Boot,
     segment: Arc<Segment>,
     /// What is wrong with the segment on request, each with the machine's number.
     faults: Vec<(usize, Fault)>,
@@ -79,9 +80,10 @@ pub fn host_address(deployment: &Deployment) -> Result<(Ipv4Addr, u8)> {
 
 impl Containers {
     /// Makes the segment.
-    pub(super) fn prepare(boot: &Boot<'_>) -> Result<Self> {
-        let segment = Segment::start(boot.tools, &boot.tree, &boot.run_dir, boot.host)?;
+    pub(super) fn prepare(boot: Boot) -> Result<Self> {
+        let segment = Segment::start(&boot.tools, &boot.tree, &boot.run_dir, boot.host)?;
         Ok(Self {
+            boot,
             segment: Arc::new(segment),
             faults: Vec::new(),
         })
@@ -112,13 +114,13 @@ impl Containers {
         Ok(())
     }
 
+    /// Folder for what lasts of the machines, and their logs.
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.boot.run_dir
+    }
+
     /// Makes a machine that is off.
-    pub(super) fn machine(
-        &self,
-        boot: &Boot<'_>,
-        index: usize,
-        planned: &Planned,
-    ) -> Result<Container> {
+    pub(super) fn machine(&self, index: usize, planned: &Planned) -> Result<Container> {
         let (memory_mib, cpus, disk_gib) = planned.size;
         let machine = Machine {
             name: planned.name.clone(),
@@ -131,7 +133,7 @@ impl Containers {
             disk_gib,
             seed: planned.seed.clone(),
             ports: planned.ports.iter().map(|port| port.number).collect(),
-            repository: planned.meta.then(|| boot.repository.clone()),
+            repository: planned.meta.then(|| self.boot.repository.clone()),
         };
         Ok(Container::new(machine, index, &self.segment)?)
     }

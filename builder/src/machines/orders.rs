@@ -8,7 +8,7 @@ use images::qemu_fleet::Guest;
 use serde_json::{Value, json};
 
 use super::node::Node;
-use super::{Backend, Machines, TICK};
+use super::{Backend, Machines, Planned, TICK, node_json, prepare_run_dir};
 use crate::diagnostic::{Diagnostic, Result};
 
 /// How long a machine may take to shut down; without KVM it needs most of that.
@@ -52,6 +52,30 @@ impl Machines {
             }),
             _ => Err(only_containers("exec")),
         }
+    }
+
+    /// Makes a machine that was not there, and switches it on; the answer is what `up` reports of each.
+    pub fn add(&mut self, planned: Planned) -> Result<Value> {
+        let known = self
+            .planned
+            .iter()
+            .find(|known| known.name == planned.name || known.address == planned.address);
+        if let Some(known) = known {
+            let message = format!("{} with {} runs already", known.name, known.address);
+            return Err(Diagnostic::invalid("FR-MACHINE-TAKEN", message)
+                .with_hint("give the machine an instance id and an address that nobody has"));
+        }
+        prepare_run_dir(
+            self.backend.run_dir(),
+            false,
+            std::slice::from_ref(&planned),
+        )?;
+        let mut node = self.backend.machine(self.planned.len(), &planned)?;
+        self.backend.power_on(&mut node)?;
+        let document = node_json(&node, &planned);
+        self.fleet.machines.push(node);
+        self.planned.push(planned);
+        Ok(document)
     }
 
     /// Switches a machine on.

@@ -6,15 +6,15 @@ use images::qemu_command::{self, Forward, ImageFormat, Protocol};
 use images::switch::Switch;
 use images::tools::ToolsTree;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Planned;
 use crate::diagnostic::Result;
 
 /// What the machines boot from.
-pub struct Boot<'a> {
+pub struct Boot {
     /// Where QEMU comes from.
-    pub tools: &'a ToolsTree,
+    pub tools: ToolsTree,
     /// The image; never written to.
     pub image: PathBuf,
     /// Its format.
@@ -29,26 +29,29 @@ pub struct Boot<'a> {
 
 /// What QEMU is run with.
 pub(super) struct Qemu {
-    tools: ToolsTree,
+    boot: Boot,
     accelerator: Accelerator,
-    run_dir: PathBuf,
     switch: Switch,
 }
 
 impl Qemu {
     /// Finds out how QEMU runs here, and makes the private network.
-    pub(super) fn prepare(boot: &Boot<'_>) -> Result<Self> {
+    pub(super) fn prepare(boot: Boot) -> Result<Self> {
         Ok(Self {
-            tools: boot.tools.clone(),
-            accelerator: Accelerator::detect(boot.tools, &boot.cache)?,
-            run_dir: boot.run_dir.clone(),
+            accelerator: Accelerator::detect(&boot.tools, &boot.cache)?,
             switch: Switch::start(&boot.run_dir.join("switch"), 0)?,
+            boot,
         })
     }
 
+    /// Folder for disks and logs.
+    pub(super) fn run_dir(&self) -> &Path {
+        &self.boot.run_dir
+    }
+
     /// Makes a machine that is off.
-    pub(super) fn machine(&self, boot: &Boot<'_>, planned: &Planned) -> Result<Running> {
-        let machine = describe(boot, planned)?;
+    pub(super) fn machine(&self, planned: &Planned) -> Result<Running> {
+        let machine = describe(&self.boot, planned)?;
         Ok(Running::prepare(machine, &self.host())?)
     }
 
@@ -59,17 +62,17 @@ impl Qemu {
 
     fn host(&self) -> Host<'_> {
         Host {
-            tools: &self.tools,
+            tools: &self.boot.tools,
             accelerator: self.accelerator,
-            run_dir: &self.run_dir,
+            run_dir: &self.boot.run_dir,
             switch: Some(&self.switch),
         }
     }
 }
 
-fn describe(boot: &Boot<'_>, planned: &Planned) -> Result<qemu_command::Machine> {
+fn describe(boot: &Boot, planned: &Planned) -> Result<qemu_command::Machine> {
     let volume = boot.run_dir.join(format!("{}.seed", planned.name));
-    planned.seed.write(boot.tools, &volume)?;
+    planned.seed.write(&boot.tools, &volume)?;
     let (memory_mib, cpus, disk_gib) = planned.size;
     Ok(qemu_command::Machine {
         name: planned.name.clone(),

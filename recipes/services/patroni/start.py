@@ -28,26 +28,32 @@ if __name__ == "__main__":
     # Longer waits are Patroni's own, which also logs them.
     deadline = time.monotonic() + 120
 
-    def lets_in(host):
+    # Kept open: a handshake costs both sides more than all the questions.
+    connections = [
+        http.client.HTTPSConnection(host, timeout=5, context=context) for host in dcs["hosts"]
+    ]
+
+    def lets_in(connection):
         """Whether the DCS member is in business, knows this cluster, and has agreed on a version with the others.
 
         Until then it calls itself 3.0.0, for which Patroni would take another API, without passwords.
         """
-        connection = http.client.HTTPSConnection(host, timeout=2, context=context)
         try:
+            connection.request("GET", "/version")
+            with connection.getresponse() as answer:
+                if json.load(answer)["etcdcluster"] == "3.0.0":
+                    return False
             connection.request("POST", "/v3/auth/authenticate", login)
             with connection.getresponse() as answer:
                 answer.read()
-                if answer.status != 200:
-                    return False
-            connection.request("GET", "/version")
-            return json.load(connection.getresponse())["etcdcluster"] != "3.0.0"
+                return answer.status == 200
         except (OSError, http.client.HTTPException, ValueError, KeyError):
-            return False
-        finally:
             connection.close()
+            return False
 
-    while not any(lets_in(host) for host in dcs["hosts"]) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not any(map(lets_in, connections)) and time.monotonic() < deadline:
+        time.sleep(0.4)
+    for connection in connections:
+        connection.close()
     sys.argv[0] = "/usr/bin/patroni"
     main()

@@ -31,10 +31,18 @@ fn prelude(fleet: &Fleet<'_>) -> Result<String> {
         ("DBA", "pg-test", "dbuser_dba"),
         ("MONITOR", "pg-test", "dbuser_monitor"),
         ("META", "pg-meta", "dbuser_meta"),
+        ("VIEW", "pg-meta", "dbuser_view"),
     ] {
         writeln!(text, "{name}={}", fleet.password(cluster, user)?)?;
     }
     Ok(text)
+}
+
+/// `inventory SQL` asks the platform's own database as one who may only read.
+macro_rules! inventory {
+    () => {
+        "inventory() { found=$(PGPASSWORD=$VIEW psql -v ON_ERROR_STOP=1 -XAtq -h pg-meta -p 5432 -U dbuser_view -d meta -c \"$1\") && echo \"$found\" | tr '\\n' ' '; }; "
+    };
 }
 
 /// Everything that is asked.
@@ -208,6 +216,33 @@ const TABLE: &[Row] = &[
         "promtool check config /etc/prometheus/prometheus.yml >/dev/null && amtool check-config /etc/prometheus/alertmanager.yml >/dev/null",
     ),
     (
+        "inventory",
+        "clusters with their leaders, machines with their roles",
+        "meta",
+        concat!(
+            inventory!(),
+            "test \"$(inventory \"select name, leader from pigsty.cluster order by 1\")\" = 'pg-meta|pg-meta-1 pg-test|pg-test-1 ' && test \"$(inventory \"select name, host(address), role from pigsty.node order by 1\")\" = 'meta|10.10.10.10|meta node-1|10.10.10.11|database node-2|10.10.10.12|database node-3|10.10.10.13|database '"
+        ),
+    ),
+    (
+        "inventory",
+        "instances as they are declared and as they are",
+        "meta",
+        concat!(
+            inventory!(),
+            "test \"$(inventory \"select name, seq, declared_role, role, state, live from pigsty.instance where cluster = 'pg-test' order by 1\")\" = 'pg-test-1|1|primary|primary|running|t pg-test-2|2|replica|replica|streaming|t pg-test-3|3|offline|replica|streaming|t '"
+        ),
+    ),
+    (
+        "inventory",
+        "services of every machine with their ports; readers may read, and not write",
+        "meta",
+        concat!(
+            inventory!(),
+            "test \"$(inventory \"select node from pigsty.service where name = 'patroni' and ports @> array[5432,8008] order by 1\")\" = 'meta node-1 node-2 node-3 ' && ! inventory \"delete from pigsty.node\" 2>/dev/null"
+        ),
+    ),
+    (
         "systemd",
         "nothing failed",
         "meta",
@@ -353,6 +388,7 @@ fn hide(fleet: &Fleet<'_>, text: &str) -> String {
         ("pg-test", "dbuser_dba"),
         ("pg-test", "dbuser_monitor"),
         ("pg-meta", "dbuser_meta"),
+        ("pg-meta", "dbuser_view"),
     ] {
         if let Ok(password) = fleet.password(cluster, user) {
             text = text.replace(password, "…");

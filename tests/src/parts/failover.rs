@@ -4,177 +4,21 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::cluster::Cluster;
 use e2e::fleet::Fleet;
-use e2e::load::{Account, Load, Target, wait_primary};
+use e2e::scenarios::{self, Scenario};
 use e2e::world::World;
 
-/// The database machines of the sandbox.
-const MEMBERS: [(&str, &str); 3] = [
-    ("node-1", "pg-test-1"),
-    ("node-2", "pg-test-2"),
-    ("node-3", "pg-test-3"),
-];
-/// How long the load runs before something is done to the machines.
-const BEFORE: Duration = Duration::from_secs(4);
 /// How long all may take to be green again.
 const GREEN: Duration = Duration::from_secs(120);
-
-/// One thing that goes wrong.
-struct Scenario {
-    name: &'static str,
-    /// Shell script in a machine, or orders to `farrow machine`; `@P` is the primary, `@R` a replica.
-    orders: &'static [&'static [&'static str]],
-    /// How long it lasts before it is undone.
-    lasts: Duration,
-    undo: &'static [&'static [&'static str]],
-    /// Machines through which nobody can be expected to come.
-    dark: &'static [&'static str],
-    /// Bar for the longest gap of writers elsewhere, in seconds.
-    bar: f64,
-}
-
-const SECOND: Duration = Duration::from_secs(1);
-
-const SCENARIOS: &[Scenario] = &[
-    Scenario {
-        name: "switchover",
-        orders: &[&[
-            "exec",
-            "@P",
-            "--",
-            "sh",
-            "-c",
-            "patronictl -c /etc/patroni/config.yml switchover --force",
-        ]],
-        lasts: SECOND,
-        undo: &[],
-        dark: &[],
-        bar: 10.0,
-    },
-    Scenario {
-        name: "kill -9 of postgres",
-        orders: &[&[
-            "exec",
-            "@P",
-            "--",
-            "sh",
-            "-c",
-            "kill -9 $(head -1 /data/postgres/*/postmaster.pid)",
-        ]],
-        lasts: SECOND,
-        undo: &[],
-        dark: &[],
-        bar: 15.0,
-    },
-    Scenario {
-        name: "kill -9 of patroni",
-        orders: &[&[
-            "exec",
-            "@P",
-            "--",
-            "systemctl",
-            "kill",
-            "-s",
-            "KILL",
-            "--kill-whom=main",
-            "patroni",
-        ]],
-        lasts: SECOND,
-        undo: &[],
-        dark: &[],
-        bar: 45.0,
-    },
-    Scenario {
-        name: "kill -9 of haproxy",
-        orders: &[&[
-            "exec",
-            "@R",
-            "--",
-            "systemctl",
-            "kill",
-            "-s",
-            "KILL",
-            "haproxy",
-        ]],
-        lasts: SECOND,
-        undo: &[],
-        dark: &[],
-        bar: 15.0,
-    },
-    Scenario {
-        name: "kill -9 of etcd",
-        orders: &[&[
-            "exec",
-            "meta",
-            "--",
-            "systemctl",
-            "kill",
-            "-s",
-            "KILL",
-            "etcd",
-        ]],
-        lasts: SECOND,
-        undo: &[],
-        dark: &[],
-        bar: 10.0,
-    },
-    Scenario {
-        name: "power-off of the primary",
-        orders: &[&["power-cut", "@P"]],
-        lasts: Duration::from_secs(45),
-        undo: &[&["power-on", "@P"]],
-        dark: &["@P"],
-        bar: 45.0,
-    },
-    Scenario {
-        name: "power-off of a replica",
-        orders: &[&["power-cut", "@R"]],
-        lasts: Duration::from_secs(10),
-        undo: &[&["power-on", "@R"]],
-        dark: &["@R"],
-        bar: 10.0,
-    },
-    Scenario {
-        name: "power-off of the meta node",
-        orders: &[&["power-cut", "meta"]],
-        lasts: Duration::from_secs(40),
-        undo: &[&["power-on", "meta"]],
-        dark: &[],
-        bar: 15.0,
-    },
-    Scenario {
-        name: "store stopped",
-        orders: &[&["exec", "meta", "--", "systemctl", "stop", "etcd"]],
-        lasts: Duration::from_secs(60),
-        undo: &[&["exec", "meta", "--", "systemctl", "start", "etcd"]],
-        dark: &[],
-        bar: 15.0,
-    },
-    Scenario {
-        name: "primary cut off from all",
-        orders: &[&["cut", "@P"]],
-        lasts: Duration::from_secs(45),
-        undo: &[&["heal"]],
-        dark: &["@P"],
-        bar: 45.0,
-    },
-    Scenario {
-        name: "primary cut off from the store",
-        orders: &[&["cut", "@P", "--from", "meta"]],
-        lasts: Duration::from_secs(40),
-        undo: &[&["heal"]],
-        dark: &[],
-        bar: 45.0,
-    },
-    Scenario {
-        name: "20 % packet loss",
-        orders: &[&["loss", "@P", "20"]],
-        lasts: Duration::from_secs(20),
-        undo: &[&["heal"]],
-        dark: &[],
-        bar: 45.0,
-    },
-];
+/// The same for emulated machines.
+const EMULATED_GREEN: Duration = Duration::from_secs(600);
+/// Bar for four emulated machines to be ready, in seconds.
+const EMULATED_READY: f64 = 300.0;
+/// Longest delay of their power-on, in seconds.
+const EMULATED_LATEST: u32 = 20;
+/// Failovers one after the other.
+const FAILOVERS: i64 = 3;
 
 /// What came of one scenario.
 struct Outcome {
@@ -191,181 +35,169 @@ struct Outcome {
 /// Runs every scenario on one sandbox, one after the other, with a writer and a reader through each member.
 pub fn scenarios(world: &World) -> Result<()> {
     let fleet = Fleet::start(world, "failover", "sandbox", &[])?;
-    let bench = Bench::new(&fleet)?;
-    let mut outcomes = Vec::new();
-    for (round, scenario) in (1..).zip(SCENARIOS) {
-        let outcome = bench
-            .run(scenario, round)
-            .with_context(|| scenario.name.to_owned())?;
-        println!(
-            "    {:<32} gap {:>5.1} s (bar {:>4.0}), reads {:>5.1} s, {:>4} rows, {} lost, two primaries {:.1} s, green after {:>5.1} s",
-            outcome.name,
-            outcome.write_gap,
-            outcome.bar,
-            outcome.read_gap,
-            outcome.acknowledged,
-            outcome.lost,
-            outcome.two_primaries,
-            outcome.green
-        );
-        outcomes.push(outcome);
-    }
-    std::fs::write(world.root.join("failover.md"), render(&outcomes)?)?;
-    for outcome in &outcomes {
-        ensure!(
-            outcome.two_primaries == 0.0,
-            "{}: two primaries",
-            outcome.name
-        );
-        ensure!(
-            outcome.lost == 0,
-            "{}: {} rows lost",
-            outcome.name,
-            outcome.lost
-        );
-        ensure!(
-            outcome.write_gap <= outcome.bar,
-            "{}: {:.1} s without writes, bar {:.0} s",
-            outcome.name,
-            outcome.write_gap,
-            outcome.bar
-        );
-    }
+    let cluster = Cluster::of_sandbox(&fleet, GREEN)?;
+    run_all(world, &cluster, "failover", scenarios::ALL)?;
     fleet.stop()
 }
 
-/// The sandbox with its clients' way in.
-struct Bench<'a> {
-    fleet: &'a Fleet<'a>,
-    account: Account,
-    writers: Vec<Target>,
-    readers: Vec<Target>,
-    rest: Vec<Target>,
+/// The scenarios in which asynchronous replication could lose something, with `rpo = 0`.
+pub fn synchronous(world: &World) -> Result<()> {
+    let sandbox = world.project.join("recipes/deployments/sandbox.toml");
+    let text = std::fs::read_to_string(sandbox)?;
+    let text = text.replace("name = \"pg-test\"\n", "name = \"pg-test\"\nrpo = 0\n");
+    ensure!(text.contains("rpo = 0"), "the sandbox has another form");
+    let path = world.root.join("sandbox-rpo-0.toml");
+    std::fs::write(&path, text)?;
+    let fleet = Fleet::start(world, "synchronous", &path.to_string_lossy(), &[])?;
+    let cluster = Cluster::of_sandbox(&fleet, GREEN)?;
+    let primary = cluster.primary()?;
+    let sync = "select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum')";
+    let script = format!("runuser -u postgres -- psql -XAtqc \"{sync}\"");
+    fleet.until(&primary, &script, GREEN, |said| said != "0")?;
+    run_all(world, &cluster, "failover-rpo-0", scenarios::SYNCHRONOUS)?;
+    fleet.stop()
 }
 
-impl<'a> Bench<'a> {
-    fn new(fleet: &'a Fleet<'a>) -> Result<Self> {
-        let targets = |port: u16| -> Result<Vec<Target>> {
-            MEMBERS
-                .iter()
-                .map(|(node, name)| {
-                    Ok(Target {
-                        node: (*node).to_owned(),
-                        address: fleet.address(node, port)?.parse()?,
-                        name: (*name).to_owned(),
-                    })
-                })
-                .collect()
-        };
-        let bench = Bench {
-            fleet,
-            account: Account {
-                user: "test".into(),
-                password: fleet.password("pg-test", "test")?.to_owned(),
-                database: "test".into(),
-                ca: fleet.ask("node-1", "cat /etc/farrow/ca.crt")?,
-            },
-            writers: targets(5433)?,
-            readers: targets(5434)?,
-            rest: targets(8008)?,
-        };
-        let primary = wait_primary(&bench.rest, GREEN)?;
-        bench.query(
-            &primary,
-            "set role test; create table if not exists load(id bigint primary key)",
-        )?;
-        Ok(bench)
-    }
+/// The sandbox in QEMU: from power-on in a random order to ready, and the failures that concern whole machines.
+pub fn emulated(world: &World) -> Result<()> {
+    let (delays, _) = super::starts::delays(1, EMULATED_LATEST);
+    let options = ["--start-delays", delays.as_str()];
+    let fleet = Fleet::start_in_qemu(world, "emulated", "sandbox", &options)?;
+    println!(
+        "    {delays}: four emulated machines ready after {:.1} s, bar {EMULATED_READY:.0} s",
+        fleet.boot_seconds
+    );
+    let cluster = Cluster::of_sandbox(&fleet, EMULATED_GREEN)?;
+    run_all(world, &cluster, "failover-qemu", scenarios::EMULATED)?;
+    ensure!(
+        fleet.boot_seconds <= EMULATED_READY,
+        "{:.1} s until ready",
+        fleet.boot_seconds
+    );
+    fleet.stop()
+}
 
-    fn query(&self, node: &str, sql: &str) -> Result<String> {
-        let script = format!("runuser -u postgres -- psql -XAtq -d test <<'SQL'\n{sql};\nSQL\n");
-        self.fleet.ask(node, &script)
+/// Three primaries in a row lose their power; afterwards every port still leads where its name says.
+pub fn three_in_a_row(world: &World) -> Result<()> {
+    let fleet = Fleet::start(world, "in-a-row", "sandbox", &[])?;
+    let cluster = Cluster::of_sandbox(&fleet, GREEN)?;
+    for round in 1..=FAILOVERS {
+        let outcome = run(&cluster, &scenarios::CUT_PRIMARY, round)?;
+        print_one(&outcome);
+        check(&outcome)?;
     }
+    ports_lead_where_they_say(&cluster)?;
+    fleet.stop()
+}
 
-    fn order(&self, orders: &[&[&str]], primary: &str, replica: &str) -> Result<()> {
+/// 5433 and 5436 to the primary, 5434 to replicas, 5438 to the offline instance; the virtual address on the primary alone.
+fn ports_lead_where_they_say(cluster: &Cluster<'_>) -> Result<()> {
+    let primary = cluster.primary()?;
+    let is_standby = "select pg_is_in_recovery()";
+    let where_from = "select pg_is_in_recovery(), host(inet_server_addr())";
+    for (node, _) in &cluster.members {
+        for _ in 0..20 {
+            for (port, sql, expected) in [
+                (5433, is_standby, "f"),
+                (5434, is_standby, "t"),
+                (5436, is_standby, "f"),
+                (5438, where_from, "t|10.10.10.13"),
+            ] {
+                let said = cluster.query(node, port, sql)?;
+                ensure!(said == [expected], "{node}:{port} leads to {said:?}");
+            }
+        }
+    }
+    let mut holders = Vec::new();
+    for node in cluster.fleet.nodes() {
+        let addresses = cluster.fleet.ask(&node, "ip -4 -o address show")?;
+        if addresses.contains(" 10.10.10.3/") {
+            holders.push(node);
+        }
+    }
+    ensure!(
+        holders == [primary.as_str()],
+        "{primary} leads, the virtual address is on {holders:?}"
+    );
+    Ok(())
+}
+
+fn run_all(world: &World, cluster: &Cluster<'_>, file: &str, scenarios: &[Scenario]) -> Result<()> {
+    let mut outcomes = Vec::new();
+    for (round, scenario) in (1..).zip(scenarios) {
+        let outcome = run(cluster, scenario, round).with_context(|| scenario.name.to_owned())?;
+        print_one(&outcome);
+        outcomes.push(outcome);
+    }
+    let table = world.root.join(format!("{file}.md"));
+    std::fs::write(table, render(&outcomes)?)?;
+    outcomes.iter().try_for_each(check)
+}
+
+fn run(cluster: &Cluster<'_>, scenario: &Scenario, round: i64) -> Result<Outcome> {
+    let primary = cluster.primary()?;
+    let mut others = cluster.members.iter().map(|(node, _)| node.as_str());
+    let replica = others.find(|node| *node != primary).context("a replica")?;
+    let named = |word: &str| word.replace("@P", &primary).replace("@R", replica);
+    let order = |orders: &[&[&str]]| -> Result<()> {
         for words in orders {
-            let words: Vec<String> = words
-                .iter()
-                .map(|word| word.replace("@P", primary).replace("@R", replica))
-                .collect();
+            let words: Vec<String> = words.iter().map(|word| named(word)).collect();
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            self.fleet.order(&words)?;
+            cluster.fleet.order(&words)?;
         }
         Ok(())
-    }
-
-    fn run(&self, scenario: &Scenario, round: i64) -> Result<Outcome> {
-        let primary = wait_primary(&self.rest, GREEN)?;
-        let mut others = MEMBERS.iter().map(|(node, _)| *node);
-        let replica = others.find(|node| *node != primary).context("a replica")?;
-        let first_id = round * 1_000_000_000;
-        let load = Load::start(
-            &self.account,
-            &self.writers,
-            &self.readers,
-            &self.rest,
-            first_id,
-        )?;
-        std::thread::sleep(BEFORE);
-        let from = load.now();
-        self.order(scenario.orders, &primary, replica)?;
+    };
+    let mut green = 0.0;
+    let observed = cluster.during(round, || {
+        order(scenario.orders)?;
         std::thread::sleep(scenario.lasts);
-        self.order(scenario.undo, &primary, replica)?;
+        order(scenario.undo)?;
         let undone = Instant::now();
-        self.wait_green()?;
-        let green = undone.elapsed().as_secs_f64();
-        std::thread::sleep(BEFORE);
-        let seen = load.finish()?;
-        let dark: Vec<String> = scenario
-            .dark
-            .iter()
-            .map(|node| node.replace("@P", &primary).replace("@R", replica))
-            .collect();
-        let lit = |node: &str| !dark.iter().any(|dark| dark == node);
-        let acknowledged = seen.acknowledged();
-        let leader = wait_primary(&self.rest, GREEN)?;
-        let stored = self.query(
-            &leader,
-            &format!("select id from load where id >= {first_id}"),
-        )?;
-        let stored: std::collections::BTreeSet<i64> = stored
-            .lines()
-            .filter_map(|line| line.parse().ok())
-            .collect();
-        Ok(Outcome {
-            name: scenario.name,
-            write_gap: seen
-                .longest_gap(&seen.writers, lit, from)
-                .context("writers")?
-                .0,
-            read_gap: seen
-                .longest_gap(&seen.readers, lit, from)
-                .context("readers")?
-                .0,
-            acknowledged: acknowledged.len(),
-            lost: acknowledged.difference(&stored).count(),
-            two_primaries: seen.two_primaries(),
-            green,
-            bar: scenario.bar,
-        })
-    }
-
-    /// All members say that they are what they should be: one primary, and two replicas that stream.
-    fn wait_green(&self) -> Result<()> {
-        let primary = wait_primary(&self.rest, GREEN)?;
-        let script = "runuser -u postgres -- psql -XAtqc \"select count(*) from pg_stat_replication where state = 'streaming'\"";
-        self.fleet
-            .until(&primary, script, GREEN, |said| said == "2")?;
-        for node in self.fleet.nodes() {
-            self.fleet.until(
-                &node,
-                "test -e /run/farrow/status.json && farrow-bootstrap status >/dev/null",
-                GREEN,
-                |_| true,
-            )?;
-        }
+        cluster.wait_green()?;
+        green = undone.elapsed().as_secs_f64();
         Ok(())
-    }
+    })?;
+    let dark: Vec<String> = scenario.dark.iter().map(|node| named(node)).collect();
+    let lit = |node: &str| !dark.iter().any(|dark| dark == node);
+    let (seen, from) = (&observed.seen, observed.from);
+    let gap = |logs| seen.longest_gap(logs, lit, from).context("no client");
+    Ok(Outcome {
+        name: scenario.name,
+        write_gap: gap(&seen.writers)?.0,
+        read_gap: gap(&seen.readers)?.0,
+        acknowledged: observed.acknowledged,
+        lost: observed.lost,
+        two_primaries: seen.two_primaries(),
+        green,
+        bar: scenario.bar,
+    })
+}
+
+fn check(outcome: &Outcome) -> Result<()> {
+    let name = outcome.name;
+    ensure!(outcome.two_primaries == 0.0, "{name}: two primaries");
+    ensure!(outcome.lost == 0, "{name}: {} rows lost", outcome.lost);
+    ensure!(
+        outcome.write_gap <= outcome.bar,
+        "{name}: {:.1} s without writes, bar {:.0} s",
+        outcome.write_gap,
+        outcome.bar
+    );
+    Ok(())
+}
+
+fn print_one(outcome: &Outcome) {
+    println!(
+        "    {:<32} gap {:>5.1} s (bar {:>4.0}), reads {:>5.1} s, {:>4} rows, {} lost, two primaries {:.1} s, green after {:>5.1} s",
+        outcome.name,
+        outcome.write_gap,
+        outcome.bar,
+        outcome.read_gap,
+        outcome.acknowledged,
+        outcome.lost,
+        outcome.two_primaries,
+        outcome.green
+    );
 }
 
 fn render(outcomes: &[Outcome]) -> Result<String> {

@@ -9,6 +9,9 @@ mod interrupts;
 mod platform;
 mod refusals;
 mod reproducible;
+mod scaling;
+mod starts;
+mod trio;
 mod trust;
 mod unprivileged;
 
@@ -71,6 +74,32 @@ pub fn all() -> Vec<Part> {
             failover::scenarios,
             "root, who may start containers",
         ),
+        root_part(
+            "no_acknowledged_row_is_lost_with_rpo_0",
+            failover::synchronous,
+            "root, who may start containers",
+        ),
+        root_part(
+            "ports_lead_where_they_say_after_three_failovers",
+            failover::three_in_a_row,
+            "root, who may start containers",
+        ),
+        root_part(
+            "the_sandbox_starts_in_any_order",
+            starts::in_any_order,
+            "root, who may start containers",
+        ),
+        root_part(
+            "a_cluster_grows_and_shrinks",
+            scaling::one_to_four_to_two,
+            "root, who may start containers",
+        ),
+        root_part(
+            "any_of_three_meta_nodes_may_die",
+            trio::any_may_die,
+            "root, who may start containers",
+        ),
+        part("the_sandbox_in_qemu_survives", failover::emulated),
         part("wrong_recipes_are_refused", refusals::recipes),
         part(
             "wrong_deployments_and_metadata_are_refused",

@@ -1,0 +1,232 @@
+//! What goes wrong with the sandbox: plain data.
+
+use std::time::Duration;
+
+/// One thing that goes wrong.
+pub struct Scenario {
+    /// What happens.
+    pub name: &'static str,
+    /// Words for `farrow machine`; `@P` is the primary, `@R` a replica.
+    pub orders: &'static [&'static [&'static str]],
+    /// How long it lasts before it is undone.
+    pub lasts: Duration,
+    /// Words for `farrow machine` that undo it.
+    pub undo: &'static [&'static [&'static str]],
+    /// Machines through which nobody can be expected to come; all when every machine is off.
+    pub dark: &'static [&'static str],
+    /// Bar for the longest gap of writers elsewhere, in seconds.
+    pub bar: f64,
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Patroni hands the primary's part to a replica.
+pub const SWITCHOVER: Scenario = Scenario {
+    name: "switchover",
+    orders: &[&[
+        "exec",
+        "@P",
+        "--",
+        "sh",
+        "-c",
+        "patronictl -c /etc/patroni/config.yml switchover --force",
+    ]],
+    lasts: SECOND,
+    undo: &[],
+    dark: &[],
+    bar: 10.0,
+};
+
+/// PostgreSQL's first process dies.
+pub const KILL_POSTGRES: Scenario = Scenario {
+    name: "kill -9 of postgres",
+    orders: &[&[
+        "exec",
+        "@P",
+        "--",
+        "sh",
+        "-c",
+        "kill -9 $(head -1 /data/postgres/*/postmaster.pid)",
+    ]],
+    lasts: SECOND,
+    undo: &[],
+    dark: &[],
+    bar: 15.0,
+};
+
+/// The primary's machine loses its power.
+pub const CUT_PRIMARY: Scenario = Scenario {
+    name: "power-off of the primary",
+    orders: &[&["power-cut", "@P"]],
+    lasts: Duration::from_secs(45),
+    undo: &[&["power-on", "@P"]],
+    dark: &["@P"],
+    bar: 45.0,
+};
+
+/// The primary hears and reaches nobody.
+pub const ISOLATED_PRIMARY: Scenario = Scenario {
+    name: "primary cut off from all",
+    orders: &[&["cut", "@P"]],
+    lasts: Duration::from_secs(45),
+    undo: &[&["heal"]],
+    dark: &["@P"],
+    bar: 45.0,
+};
+
+/// All power is gone, and comes back.
+pub const ALL_OFF: Scenario = Scenario {
+    name: "all four off and on",
+    orders: &[
+        &["power-cut", "meta"],
+        &["power-cut", "node-1"],
+        &["power-cut", "node-2"],
+        &["power-cut", "node-3"],
+    ],
+    lasts: Duration::from_secs(5),
+    undo: &[
+        &["power-on", "meta"],
+        &["power-on", "node-1"],
+        &["power-on", "node-2"],
+        &["power-on", "node-3"],
+    ],
+    dark: &[],
+    bar: 90.0,
+};
+
+/// Everything that is done to the sandbox, in this order.
+pub const ALL: &[Scenario] = &[
+    SWITCHOVER,
+    KILL_POSTGRES,
+    Scenario {
+        name: "kill -9 of patroni",
+        orders: &[&[
+            "exec",
+            "@P",
+            "--",
+            "systemctl",
+            "kill",
+            "-s",
+            "KILL",
+            "--kill-whom=main",
+            "patroni",
+        ]],
+        lasts: SECOND,
+        undo: &[],
+        dark: &[],
+        bar: 45.0,
+    },
+    Scenario {
+        name: "kill -9 of haproxy",
+        orders: &[&[
+            "exec",
+            "@R",
+            "--",
+            "systemctl",
+            "kill",
+            "-s",
+            "KILL",
+            "haproxy",
+        ]],
+        lasts: SECOND,
+        undo: &[],
+        dark: &[],
+        bar: 15.0,
+    },
+    Scenario {
+        name: "kill -9 of etcd",
+        orders: &[&[
+            "exec",
+            "meta",
+            "--",
+            "systemctl",
+            "kill",
+            "-s",
+            "KILL",
+            "etcd",
+        ]],
+        lasts: SECOND,
+        undo: &[],
+        dark: &[],
+        bar: 10.0,
+    },
+    CUT_PRIMARY,
+    Scenario {
+        name: "power-off of a replica",
+        orders: &[&["power-cut", "@R"]],
+        lasts: Duration::from_secs(10),
+        undo: &[&["power-on", "@R"]],
+        dark: &["@R"],
+        bar: 10.0,
+    },
+    Scenario {
+        name: "power-off of the meta node",
+        orders: &[&["power-cut", "meta"]],
+        lasts: Duration::from_secs(40),
+        undo: &[&["power-on", "meta"]],
+        dark: &[],
+        bar: 15.0,
+    },
+    Scenario {
+        name: "store stopped for 3 minutes",
+        orders: &[&["exec", "meta", "--", "systemctl", "stop", "etcd"]],
+        lasts: Duration::from_secs(180),
+        undo: &[&["exec", "meta", "--", "systemctl", "start", "etcd"]],
+        dark: &[],
+        bar: 15.0,
+    },
+    ISOLATED_PRIMARY,
+    Scenario {
+        name: "primary cut off from the store",
+        orders: &[&["cut", "@P", "--from", "meta"]],
+        lasts: Duration::from_secs(40),
+        undo: &[&["heal"]],
+        dark: &[],
+        bar: 45.0,
+    },
+    Scenario {
+        name: "20 % packet loss",
+        orders: &[&["loss", "@P", "20"]],
+        lasts: Duration::from_secs(20),
+        undo: &[&["heal"]],
+        dark: &[],
+        bar: 45.0,
+    },
+    Scenario {
+        name: "reboot of the primary",
+        orders: &[&["exec", "@P", "--", "systemctl", "reboot"]],
+        lasts: SECOND,
+        undo: &[],
+        dark: &["@P"],
+        bar: 10.0,
+    },
+    Scenario {
+        name: "reboot of a replica",
+        orders: &[&["exec", "@R", "--", "systemctl", "reboot"]],
+        lasts: SECOND,
+        undo: &[],
+        dark: &["@R"],
+        bar: 10.0,
+    },
+    Scenario {
+        name: "reboot of the meta node",
+        orders: &[&["exec", "meta", "--", "systemctl", "reboot"]],
+        lasts: SECOND,
+        undo: &[],
+        dark: &[],
+        bar: 10.0,
+    },
+    ALL_OFF,
+];
+
+/// What is done to a cluster that replicates synchronously.
+pub const SYNCHRONOUS: &[Scenario] = &[SWITCHOVER, KILL_POSTGRES, CUT_PRIMARY, ISOLATED_PRIMARY];
+
+/// What is done to emulated machines. They take minutes to start.
+pub const EMULATED: &[Scenario] = &[
+    CUT_PRIMARY,
+    Scenario {
+        bar: 400.0,
+        ..ALL_OFF
+    },
+];
