@@ -9,7 +9,6 @@ use bootstrap::follow::{self, Followed};
 use bootstrap::inventory;
 use bootstrap::status::{STATUS_FILE, State};
 use bootstrap::store::{self, Access};
-use bootstrap::tree::read_json;
 use bootstrap::watch;
 use bootstrap::{Error, Facts, Image, Plan, Result, Status};
 use clap::{Args, Parser, Subcommand};
@@ -222,10 +221,7 @@ fn configure(args: RunArgs) -> Result<ExitCode> {
 }
 
 fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let text = std::fs::read_to_string(&args.file)
-        .map_err(|error| Error::io("read", &args.file, error))?;
-    let status: Status = read_json(&text)
-        .map_err(|error| Error::io("read", &args.file, std::io::Error::other(error)))?;
+    let status = Status::load(&args.file)?;
     print_status(&status, args.json)?;
     Ok(if status.ready {
         ExitCode::SUCCESS

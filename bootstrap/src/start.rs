@@ -22,7 +22,8 @@ const STACK_BYTES: usize = 256 << 10;
 /// Limit for the start of a unit without health check.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
-/// First and longest time between two looks at whether a unit failed; it doubles with each new start.
+/// First and longest time between two looks at whether a unit failed; it doubles with each, since a look costs an emulated
+/// machine a good part of a second, and twenty services are looked at side by side.
 const UNIT_PAUSE: Duration = Duration::from_secs(3);
 const LONGEST_UNIT_PAUSE: Duration = Duration::from_secs(30);
 
@@ -258,8 +259,9 @@ impl Board<'_> {
                 crate::process::run(&words, limit).map(|_| ())
             }
             (true, true, None, _) => units::restart(unit, limit),
-            (false, _, _, Start::Wait) => units::start(unit, limit),
-            (false, _, _, Start::NoBlock) => units::queue("start", &[unit]),
+            // Whoever waits for a start is told of every other unit's progress as well; the health check knows better.
+            (false, _, _, Start::Wait) if service.health.is_none() => units::start(unit, limit),
+            (false, _, _, _) => units::queue("start", &[unit]),
         };
         if done.is_ok() && is_on_disk(self.plan, &service.name) {
             self.applied().record(&service.name, digest);
@@ -360,8 +362,8 @@ fn wait_healthy(
                     &format!("{unit} failed and is started again"),
                 ));
                 units::start_again(unit).unwrap_or_else(|error| log::warn!("{error}"));
-                unit_pause = (unit_pause * 2).min(LONGEST_UNIT_PAUSE);
             }
+            unit_pause = (unit_pause * 2).min(LONGEST_UNIT_PAUSE);
             next_look = now + unit_pause;
         }
         thread::sleep(pause.min(end - now));

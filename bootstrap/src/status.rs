@@ -11,8 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::context::Image;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::files;
+use crate::tree::read_json;
 use crate::values::Role;
 
 /// Where the status is.
@@ -148,6 +149,15 @@ impl From<&Error> for ErrorStatus {
 }
 
 impl Status {
+    /// Reads a document that a machine wrote.
+    ///
+    /// # Errors
+    /// `FR-IO`: there is none, or it is none.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|error| Error::io("read", path, error))?;
+        read_json(&text).map_err(|error| Error::io("read", path, io::Error::other(error)))
+    }
+
     /// A machine that has just begun.
     pub fn new(image: Image) -> Self {
         Status {

@@ -11,6 +11,7 @@ use crate::founder::Patience;
 use crate::members::Members;
 use crate::metadata::Metadata;
 use crate::observe::Source;
+use crate::status::{STATUS_FILE, Status};
 use crate::values::Role;
 use crate::{process, record, role, sources};
 
@@ -24,6 +25,9 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// After a change, this many times as long as it took nothing is changed: an emulated machine that boots needs its
 /// processor for what it starts, and a change costs it seconds.
 const REST: u32 = 10;
+
+/// Until the first change on a machine that is being configured, by who knows the members as well.
+const CONFIGURING: Duration = Duration::from_secs(60);
 
 /// Limit of one change: it includes reloads.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -118,9 +122,11 @@ impl Work {
     fn new(command: &str, arguments: &[String]) -> Self {
         let mut command = vec![command.to_owned()];
         command.extend_from_slice(arguments);
+        let ready = Status::load(Path::new(STATUS_FILE)).is_ok_and(|status| status.ready);
+        let pause = if ready { FIRST_RETRY } else { CONFIGURING };
         Work {
             command,
-            at: Some(Instant::now() + FIRST_RETRY),
+            at: Some(Instant::now() + pause),
             retry: FIRST_RETRY,
             rested: Instant::now(),
         }

@@ -13,6 +13,7 @@ use offline_repo::repository::{ClosurePackage, Repository};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::boot_masks;
 use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
@@ -262,6 +263,7 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
             kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()),
         },
     ];
+    files.extend(boot_masks::links());
     let catalogue = embedded::catalogue();
     let known: Vec<&str> = catalogue
         .iter()

@@ -1,6 +1,7 @@
 //! `farrow`: recipes to offline repositories, repositories to machine images, images to machines that run.
 
 mod bake;
+mod boot_masks;
 mod cli;
 mod commands;
 mod control;

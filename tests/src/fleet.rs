@@ -14,6 +14,8 @@ use serde_json::Value;
 use crate::farrow::{Farrow, Outcome, Running};
 use crate::world::World;
 
+/// What `up` is told for containers.
+const CONTAINERS: [&str; 3] = ["--containers", "--timeout", "300"];
 /// How long a clean stop may take.
 const STOP: Duration = Duration::from_secs(120);
 
@@ -23,6 +25,8 @@ pub struct Fleet<'a> {
     running: Option<Running>,
     /// Folder of its log and of what the test writes.
     pub dir: PathBuf,
+    /// What `up` was given as `--out`.
+    out: PathBuf,
     /// The machines, as `up --json` and `machine add` printed them.
     nodes: RefCell<Vec<Value>>,
     /// Seconds from the start of `up` to all ready, the machines' own part of it.
@@ -34,8 +38,30 @@ impl<'a> Fleet<'a> {
     /// Boots a deployment (a name that is shipped, or a file) as containers of the root that the world has, and waits
     /// until every machine is ready. `options` go to `up`.
     pub fn start(world: &'a World, name: &str, deployment: &str, options: &[&str]) -> Result<Self> {
-        let own = ["--containers", "--timeout", "300"];
-        Self::up(world, name, deployment, &[&own, options].concat())
+        Self::up(
+            world,
+            name,
+            deployment,
+            &[&CONTAINERS, options].concat(),
+            world.out(),
+        )
+    }
+
+    /// The same beside other fleets: it has an output folder of its own, which goes when it stops.
+    pub fn start_apart(
+        world: &'a World,
+        name: &str,
+        deployment: &str,
+        options: &[&str],
+    ) -> Result<Self> {
+        let out = world.scratch(&format!("{name}-out"))?;
+        Self::up(
+            world,
+            name,
+            deployment,
+            &[&CONTAINERS, options].concat(),
+            out,
+        )
     }
 
     /// The same in QEMU, from the image that the world has.
@@ -46,12 +72,25 @@ impl<'a> Fleet<'a> {
         options: &[&str],
     ) -> Result<Self> {
         let own = ["--timeout", "900"];
-        Self::up(world, name, deployment, &[&own, options].concat())
+        Self::up(
+            world,
+            name,
+            deployment,
+            &[&own, options].concat(),
+            world.out(),
+        )
     }
 
-    fn up(world: &'a World, name: &str, deployment: &str, options: &[&str]) -> Result<Self> {
+    fn up(
+        world: &'a World,
+        name: &str,
+        deployment: &str,
+        options: &[&str],
+        out: PathBuf,
+    ) -> Result<Self> {
         let dir = world.scratch(name)?;
-        let args = [&["up", deployment, "--json"], options].concat();
+        let place = out.display().to_string();
+        let args = [&["up", deployment, "--json", "--out", &place], options].concat();
         let mut running = Farrow::new(world, &args).start(&dir.join("up.log"))?;
         let document = match running.read_document() {
             Ok(document) => document,
@@ -63,11 +102,12 @@ impl<'a> Fleet<'a> {
         let stages = document["stages"].as_array().context("stages")?;
         let boot = stages.iter().find(|stage| stage["name"] == "boot");
         let boot_seconds = boot.and_then(|stage| stage["seconds"].as_f64());
-        let credentials = crate::world::read_json(&world.out().join("credentials.json"))?;
+        let credentials = crate::world::read_json(&out.join("credentials.json"))?;
         Ok(Fleet {
             world,
             running: Some(running),
             dir,
+            out,
             boot_seconds: boot_seconds.context("the stage boot")?,
             passwords: read_passwords(&credentials),
             nodes: RefCell::new(document["nodes"].as_array().cloned().unwrap_or_default()),
@@ -85,7 +125,7 @@ impl<'a> Fleet<'a> {
 
     /// The deployment's authority in PEM.
     pub fn authority(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(self.world.out().join("ca.crt"))?)
+        Ok(std::fs::read_to_string(self.out.join("ca.crt"))?)
     }
 
     /// Whether a machine says that it is ready.
@@ -212,6 +252,9 @@ impl<'a> Fleet<'a> {
         running.signal(Signal::SIGINT)?;
         let (code, _) = running.wait(STOP)?;
         ensure!(code == Some(0), "up ended with {code:?}");
+        if self.out != self.world.out() {
+            std::fs::remove_dir_all(&self.out)?;
+        }
         Ok(())
     }
 
@@ -228,7 +271,7 @@ impl<'a> Fleet<'a> {
     }
 
     fn run_folder(&self) -> String {
-        self.world.out().join("run/pigsty").display().to_string()
+        self.out.join("run/pigsty").display().to_string()
     }
 }
 

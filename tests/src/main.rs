@@ -1,4 +1,5 @@
-//! End-to-end tests, in one order: what an earlier part made, a later one looks into.
+//! End-to-end tests: first those of which a later one looks into what an earlier one made, then those with machines of
+//! their own, two at a time.
 //!
 //! `cargo test --release -p e2e -- NAME` runs the parts whose names contain NAME; with `FARROW_E2E_KEEP=1` they
 //! find what an earlier run made.
@@ -24,8 +25,6 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::from_args();
-    // Parts build on each other, and two machines already fill two cores.
-    arguments.test_threads = Some(1);
     let world = match World::prepare() {
         Ok(world) => Arc::new(world),
         Err(error) => {
@@ -34,22 +33,31 @@ fn main() -> ExitCode {
         }
     };
     let times = Arc::new(Mutex::new(Vec::new()));
-    let trials = parts::all()
-        .into_iter()
-        .map(|part| trial(part, &world, &times))
-        .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let mut failed = false;
+    // Two machines that boot already fill two cores.
+    for (parts, threads) in [(parts::in_order(), 1), (parts::side_by_side(), 2)] {
+        arguments.test_threads = Some(threads);
+        let trials = parts
+            .into_iter()
+            .map(|part| trial(part, &world, &times, threads == 1))
+            .collect();
+        failed |= libtest_mimic::run(&arguments, trials).has_failed();
+        world.remove_scratch();
+    }
     println!("time of each part:");
     for (name, seconds) in times.lock().expect("no panic holds it").iter() {
         println!("  {seconds:>7.1} s  {name}");
     }
-    match conclusion.has_failed() {
+    match failed {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     }
 }
 
-fn trial(part: Part, world: &Arc<World>, times: &Arc<Mutex<Vec<(&'static str, f64)>>>) -> Trial {
+type Times = Mutex<Vec<(&'static str, f64)>>;
+
+/// A part as a test. One that runs alone removes what it left in its folders when it went well.
+fn trial(part: Part, world: &Arc<World>, times: &Arc<Times>, alone: bool) -> Trial {
     let (world, times) = (Arc::clone(world), Arc::clone(times));
     let skip = part.skip.clone();
     if let Some(reason) = &skip {
@@ -58,7 +66,7 @@ fn trial(part: Part, world: &Arc<World>, times: &Arc<Mutex<Vec<(&'static str, f6
     Trial::test(part.name, move || {
         let started = Instant::now();
         let outcome = (part.run)(&world);
-        if outcome.is_ok() {
+        if outcome.is_ok() && alone {
             world.remove_scratch();
         }
         times

@@ -10,8 +10,8 @@ pub struct Scenario {
     pub orders: &'static [&'static [&'static str]],
     /// How long it lasts before it is undone.
     pub lasts: Duration,
-    /// Words for `farrow machine` that undo it.
-    pub undo: &'static [&'static [&'static str]],
+    /// Words for `farrow machine` that undo it; none: it stays so, and is not waited for to be green again.
+    pub undo: Option<&'static [&'static [&'static str]]>,
     /// Machines through which nobody can be expected to come; all when every machine is off.
     pub dark: &'static [&'static str],
     /// Bar for the longest gap of writers elsewhere, in seconds.
@@ -32,7 +32,7 @@ pub const SWITCHOVER: Scenario = Scenario {
         "patronictl -c /etc/patroni/config.yml switchover --force",
     ]],
     lasts: SECOND,
-    undo: &[],
+    undo: Some(&[]),
     dark: &[],
     bar: 10.0,
 };
@@ -49,7 +49,7 @@ pub const KILL_POSTGRES: Scenario = Scenario {
         "kill -9 $(head -1 /data/postgres/*/postmaster.pid)",
     ]],
     lasts: SECOND,
-    undo: &[],
+    undo: Some(&[]),
     dark: &[],
     bar: 15.0,
 };
@@ -59,7 +59,7 @@ pub const CUT_PRIMARY: Scenario = Scenario {
     name: "power-off of the primary",
     orders: &[&["power-cut", "@P"]],
     lasts: Duration::from_secs(45),
-    undo: &[&["power-on", "@P"]],
+    undo: Some(&[&["power-on", "@P"]]),
     dark: &["@P"],
     bar: 45.0,
 };
@@ -69,7 +69,7 @@ pub const ISOLATED_PRIMARY: Scenario = Scenario {
     name: "primary cut off from all",
     orders: &[&["cut", "@P"]],
     lasts: Duration::from_secs(45),
-    undo: &[&["heal"]],
+    undo: Some(&[&["heal"]]),
     dark: &["@P"],
     bar: 45.0,
 };
@@ -84,12 +84,12 @@ pub const ALL_OFF: Scenario = Scenario {
         &["power-cut", "node-3"],
     ],
     lasts: Duration::from_secs(5),
-    undo: &[
+    undo: Some(&[
         &["power-on", "meta"],
         &["power-on", "node-1"],
         &["power-on", "node-2"],
         &["power-on", "node-3"],
-    ],
+    ]),
     dark: &[],
     bar: 90.0,
 };
@@ -112,7 +112,7 @@ pub const ALL: &[Scenario] = &[
             "patroni",
         ]],
         lasts: SECOND,
-        undo: &[],
+        undo: Some(&[]),
         dark: &[],
         bar: 45.0,
     },
@@ -129,7 +129,7 @@ pub const ALL: &[Scenario] = &[
             "haproxy",
         ]],
         lasts: SECOND,
-        undo: &[],
+        undo: Some(&[]),
         dark: &[],
         bar: 15.0,
     },
@@ -146,7 +146,7 @@ pub const ALL: &[Scenario] = &[
             "etcd",
         ]],
         lasts: SECOND,
-        undo: &[],
+        undo: Some(&[]),
         dark: &[],
         bar: 10.0,
     },
@@ -155,7 +155,7 @@ pub const ALL: &[Scenario] = &[
         name: "power-off of a replica",
         orders: &[&["power-cut", "@R"]],
         lasts: Duration::from_secs(10),
-        undo: &[&["power-on", "@R"]],
+        undo: Some(&[&["power-on", "@R"]]),
         dark: &["@R"],
         bar: 10.0,
     },
@@ -163,7 +163,7 @@ pub const ALL: &[Scenario] = &[
         name: "power-off of the meta node",
         orders: &[&["power-cut", "meta"]],
         lasts: Duration::from_secs(40),
-        undo: &[&["power-on", "meta"]],
+        undo: Some(&[&["power-on", "meta"]]),
         dark: &[],
         bar: 15.0,
     },
@@ -171,7 +171,7 @@ pub const ALL: &[Scenario] = &[
         name: "store stopped for 3 minutes",
         orders: &[&["exec", "meta", "--", "systemctl", "stop", "etcd"]],
         lasts: Duration::from_secs(180),
-        undo: &[&["exec", "meta", "--", "systemctl", "start", "etcd"]],
+        undo: Some(&[&["exec", "meta", "--", "systemctl", "start", "etcd"]]),
         dark: &[],
         bar: 15.0,
     },
@@ -180,7 +180,7 @@ pub const ALL: &[Scenario] = &[
         name: "primary cut off from the store",
         orders: &[&["cut", "@P", "--from", "meta"]],
         lasts: Duration::from_secs(40),
-        undo: &[&["heal"]],
+        undo: Some(&[&["heal"]]),
         dark: &[],
         bar: 45.0,
     },
@@ -188,7 +188,7 @@ pub const ALL: &[Scenario] = &[
         name: "20 % packet loss",
         orders: &[&["loss", "@P", "20"]],
         lasts: Duration::from_secs(20),
-        undo: &[&["heal"]],
+        undo: Some(&[&["heal"]]),
         dark: &[],
         bar: 45.0,
     },
@@ -196,7 +196,7 @@ pub const ALL: &[Scenario] = &[
         name: "reboot of the primary",
         orders: &[&["exec", "@P", "--", "systemctl", "reboot"]],
         lasts: SECOND,
-        undo: &[],
+        undo: Some(&[]),
         dark: &["@P"],
         bar: 10.0,
     },
@@ -204,7 +204,7 @@ pub const ALL: &[Scenario] = &[
         name: "reboot of a replica",
         orders: &[&["exec", "@R", "--", "systemctl", "reboot"]],
         lasts: SECOND,
-        undo: &[],
+        undo: Some(&[]),
         dark: &["@R"],
         bar: 10.0,
     },
@@ -212,7 +212,7 @@ pub const ALL: &[Scenario] = &[
         name: "reboot of the meta node",
         orders: &[&["exec", "meta", "--", "systemctl", "reboot"]],
         lasts: SECOND,
-        undo: &[],
+        undo: Some(&[]),
         dark: &[],
         bar: 10.0,
     },
@@ -222,9 +222,12 @@ pub const ALL: &[Scenario] = &[
 /// What is done to a cluster that replicates synchronously.
 pub const SYNCHRONOUS: &[Scenario] = &[SWITCHOVER, KILL_POSTGRES, CUT_PRIMARY, ISOLATED_PRIMARY];
 
-/// What is done to emulated machines. They take minutes to start.
+/// What is done to emulated machines, which take minutes to start: the one that lost its power first comes back with the rest.
 pub const EMULATED: &[Scenario] = &[
-    CUT_PRIMARY,
+    Scenario {
+        undo: None,
+        ..CUT_PRIMARY
+    },
     Scenario {
         bar: 400.0,
         ..ALL_OFF

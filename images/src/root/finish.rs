@@ -4,6 +4,7 @@
 //! build, may be left; what machines write goes to `/var`.
 
 mod accounts;
+mod bytecode;
 mod clean;
 mod layout;
 mod times;
@@ -38,6 +39,7 @@ pub(crate) fn finish(input: FinishInput) -> Result<Option<Kernel>> {
     super::enter(&input.tree)?;
     clean::remove_individual()?;
     clean::remove_traces()?;
+    bytecode::trust()?;
     layout::link_folders()?;
     layout::write_base_files()?;
     accounts::normalise(input.epoch)?;

@@ -28,13 +28,20 @@ struct Outcome {
     acknowledged: usize,
     lost: usize,
     two_primaries: f64,
-    green: f64,
+    green: Option<f64>,
     bar: f64,
+}
+
+impl Outcome {
+    fn green_text(&self) -> String {
+        self.green
+            .map_or_else(|| "-".into(), |seconds| format!("{seconds:.1}"))
+    }
 }
 
 /// Runs every scenario on one sandbox, one after the other, with a writer and a reader through each member.
 pub fn scenarios(world: &World) -> Result<()> {
-    let fleet = Fleet::start(world, "failover", "sandbox", &[])?;
+    let fleet = Fleet::start_apart(world, "failover", "sandbox", &[])?;
     let cluster = Cluster::of_sandbox(&fleet, GREEN)?;
     run_all(world, &cluster, "failover", scenarios::ALL)?;
     fleet.stop()
@@ -48,7 +55,7 @@ pub fn synchronous(world: &World) -> Result<()> {
     ensure!(text.contains("rpo = 0"), "the sandbox has another form");
     let path = world.root.join("sandbox-rpo-0.toml");
     std::fs::write(&path, text)?;
-    let fleet = Fleet::start(world, "synchronous", &path.to_string_lossy(), &[])?;
+    let fleet = Fleet::start_apart(world, "synchronous", &path.to_string_lossy(), &[])?;
     let cluster = Cluster::of_sandbox(&fleet, GREEN)?;
     let primary = cluster.primary()?;
     let sync = "select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum')";
@@ -79,7 +86,7 @@ pub fn emulated(world: &World) -> Result<()> {
 
 /// Three primaries in a row lose their power; afterwards every port still leads where its name says.
 pub fn three_in_a_row(world: &World) -> Result<()> {
-    let fleet = Fleet::start(world, "in-a-row", "sandbox", &[])?;
+    let fleet = Fleet::start_apart(world, "in-a-row", "sandbox", &[])?;
     let cluster = Cluster::of_sandbox(&fleet, GREEN)?;
     for round in 1..=FAILOVERS {
         let outcome = run(&cluster, &scenarios::CUT_PRIMARY, round)?;
@@ -147,14 +154,16 @@ fn run(cluster: &Cluster<'_>, scenario: &Scenario, round: i64) -> Result<Outcome
         }
         Ok(())
     };
-    let mut green = 0.0;
+    let mut green = None;
     let observed = cluster.during(round, || {
         order(scenario.orders)?;
         std::thread::sleep(scenario.lasts);
-        order(scenario.undo)?;
-        let undone = Instant::now();
-        cluster.wait_green()?;
-        green = undone.elapsed().as_secs_f64();
+        if let Some(undo) = scenario.undo {
+            order(undo)?;
+            let undone = Instant::now();
+            cluster.wait_green()?;
+            green = Some(undone.elapsed().as_secs_f64());
+        }
         Ok(())
     })?;
     let dark: Vec<String> = scenario.dark.iter().map(|node| named(node)).collect();
@@ -188,7 +197,7 @@ fn check(outcome: &Outcome) -> Result<()> {
 
 fn print_one(outcome: &Outcome) {
     println!(
-        "    {:<32} gap {:>5.1} s (bar {:>4.0}), reads {:>5.1} s, {:>4} rows, {} lost, two primaries {:.1} s, green after {:>5.1} s",
+        "    {:<32} gap {:>5.1} s (bar {:>4.0}), reads {:>5.1} s, {:>4} rows, {} lost, two primaries {:.1} s, green after {} s",
         outcome.name,
         outcome.write_gap,
         outcome.bar,
@@ -196,7 +205,7 @@ fn print_one(outcome: &Outcome) {
         outcome.acknowledged,
         outcome.lost,
         outcome.two_primaries,
-        outcome.green
+        outcome.green_text()
     );
 }
 
@@ -207,7 +216,7 @@ fn render(outcomes: &[Outcome]) -> Result<String> {
     for o in outcomes {
         writeln!(
             text,
-            "| {} | {:.1} | {:.0} | {:.1} | {} | {} | {:.1} | {:.1} |",
+            "| {} | {:.1} | {:.0} | {:.1} | {} | {} | {:.1} | {} |",
             o.name,
             o.write_gap,
             o.bar,
@@ -215,7 +224,7 @@ fn render(outcomes: &[Outcome]) -> Result<String> {
             o.acknowledged,
             o.lost,
             o.two_primaries,
-            o.green
+            o.green_text()
         )?;
     }
     Ok(text)

@@ -20,8 +20,8 @@ use nix::unistd::geteuid;
 
 use crate::Part;
 
-/// Every part, in the order in which they run.
-pub fn all() -> Vec<Part> {
+/// Parts that run one after the other, in this order: what an earlier one made, a later one looks into.
+pub fn in_order() -> Vec<Part> {
     vec![
         part("the_bootstrap_is_small_and_fast", bootstrap_figures),
         part(
@@ -69,6 +69,26 @@ pub fn all() -> Vec<Part> {
             acceptance::sandbox,
             "root, who may start containers",
         ),
+        part("the_sandbox_in_qemu_survives", failover::emulated),
+        part("wrong_recipes_are_refused", refusals::recipes),
+        part(
+            "wrong_deployments_and_metadata_are_refused",
+            refusals::deployments,
+        ),
+        part("falsified_archives_are_refused", refusals::archives),
+        part("a_truncated_tarball_is_refused", refusals::truncated_bundle),
+        root_part(
+            "a_full_disk_leaves_nothing_half_done",
+            refusals::full_disk,
+            "root, who may mount a small file system",
+        ),
+        part("ctrl_c_leaves_nothing_half_done", interrupts::every_stage),
+    ]
+}
+
+/// Parts that run two at a time: each has machines of its own, and waits most of the time for something to be noticed.
+pub fn side_by_side() -> Vec<Part> {
+    vec![
         root_part(
             "clients_survive_failures",
             failover::scenarios,
@@ -99,20 +119,6 @@ pub fn all() -> Vec<Part> {
             trio::any_may_die,
             "root, who may start containers",
         ),
-        part("the_sandbox_in_qemu_survives", failover::emulated),
-        part("wrong_recipes_are_refused", refusals::recipes),
-        part(
-            "wrong_deployments_and_metadata_are_refused",
-            refusals::deployments,
-        ),
-        part("falsified_archives_are_refused", refusals::archives),
-        part("a_truncated_tarball_is_refused", refusals::truncated_bundle),
-        root_part(
-            "a_full_disk_leaves_nothing_half_done",
-            refusals::full_disk,
-            "root, who may mount a small file system",
-        ),
-        part("ctrl_c_leaves_nothing_half_done", interrupts::every_stage),
     ]
 }
 

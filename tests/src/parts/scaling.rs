@@ -31,7 +31,7 @@ const COMING: [(&str, &str); 3] = [
 /// One member becomes four, then two, as two die, then one, as one leaves in order; a writer, a reader and one open
 /// session use the first member all the time.
 pub fn one_to_four_to_two(world: &World) -> Result<()> {
-    let fleet = Fleet::start(world, "scaling", "autoscale", &[])?;
+    let fleet = Fleet::start_apart(world, "scaling", "autoscale", &[])?;
     let members = vec![(FIRST.to_owned(), FIRST.to_owned())];
     let cluster = Cluster::new(&fleet, CLUSTER, ("app", "app"), members, GREEN)?;
     let target = Target {
@@ -48,6 +48,7 @@ pub fn one_to_four_to_two(world: &World) -> Result<()> {
             names.push(joins(&fleet, id, address)?);
         }
         ensure!(streaming(&fleet)? == 3, "not all three stream");
+        refuses_others(&fleet)?;
         for name in &names[..2] {
             fleet.order(&["power-cut", name])?;
         }
@@ -78,6 +79,28 @@ pub fn one_to_four_to_two(world: &World) -> Result<()> {
     }
     ensure!(seen.two_primaries() == 0.0, "two primaries");
     fleet.stop()
+}
+
+/// Nobody gets a place that is taken, and nobody joins a cluster that does not scale.
+fn refuses_others(fleet: &Fleet<'_>) -> Result<()> {
+    for (cluster, id, address, code) in [
+        (CLUSTER, COMING[0].0, "10.10.10.44", "FR-MACHINE-TAKEN"),
+        (CLUSTER, "i-0d", COMING[0].1, "FR-MACHINE-TAKEN"),
+        (CLUSTER, "i-0d", "10.10.10.11", "FR-NODE-UNKNOWN"),
+        ("pg-meta", "i-0d", "10.10.10.44", "FR-DEPLOYMENT-NODE"),
+    ] {
+        let words = [
+            "add",
+            "--join",
+            cluster,
+            "--instance-id",
+            id,
+            "--address",
+            address,
+        ];
+        fleet.machine(&words)?.expect_refusal(2, &[code])?;
+    }
+    Ok(())
 }
 
 /// A machine comes; gives its name.

@@ -19,7 +19,7 @@ pub fn in_any_order(world: &World) -> Result<()> {
     for seed in SEEDS {
         let (delays, last) = delays(seed, LATEST);
         let options = ["--start-delays", &delays];
-        let fleet = Fleet::start(world, "starts", "sandbox", &options)?;
+        let fleet = Fleet::start_apart(world, "starts", "sandbox", &options)?;
         let after = fleet.boot_seconds - f64::from(last);
         println!(
             "    {delays}: ready after {:.1} s, {after:.1} s after the last power-on (bar {READY:.0} s)",

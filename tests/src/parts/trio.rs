@@ -41,7 +41,7 @@ const WANTED: [(&str, &str); 5] = [
 
 /// Each of the three loses its power once, while a writer and a reader use every member of `pg-meta`.
 pub fn any_may_die(world: &World) -> Result<()> {
-    let fleet = Fleet::start(world, "trio", "trio", &[])?;
+    let fleet = Fleet::start_apart(world, "trio", "trio", &[])?;
     println!(
         "    three meta nodes ready after {:.1} s",
         fleet.boot_seconds
