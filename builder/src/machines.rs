@@ -154,8 +154,7 @@ fn ports(catalogue: &bootstrap::Catalogue, machine: &Machine) -> Vec<ServicePort
 
 impl Machines {
     /// Starts all machines in QEMU, side by side.
-    pub fn in_qemu(boot: qemu::Boot, mut planned: Vec<Planned>, delays: &Delays) -> Result<Self> {
-        limit_processors(&mut planned);
+    pub fn in_qemu(boot: qemu::Boot, planned: Vec<Planned>, delays: &Delays) -> Result<Self> {
         prepare_run_dir(&boot.run_dir, boot.keep_disks, &planned)?;
         Self::start(Backend::Qemu(Qemu::prepare(boot)?), planned, delays)
     }
@@ -328,19 +327,6 @@ impl Backend {
             (_, Node::Container(machine)) => Ok(machine.power_on()?),
             (Backend::Containers(_), Node::Qemu(_)) => Ok(()),
         }
-    }
-}
-
-/// Leaves each machine one processor when together they would have more than twice those of the host: virtual processors
-/// of one machine that wait for one another while the host runs others cost more than they bring.
-fn limit_processors(planned: &mut [Planned]) {
-    let host = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let wanted: u64 = planned
-        .iter()
-        .map(|machine| u64::from(machine.size.1))
-        .sum();
-    if wanted > 2 * host {
-        planned.iter_mut().for_each(|machine| machine.size.1 = 1);
     }
 }
 

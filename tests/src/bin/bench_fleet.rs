@@ -2,10 +2,14 @@
 //! tests is used again.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use e2e::fleet::Fleet;
 use e2e::world::World;
+
+/// How long the services may take to work without the bootstrap.
+const FLOOR_LIMIT: Duration = Duration::from_secs(120);
 
 /// Seconds over which the watcher's processor time is taken.
 const REST: u32 = 30;
@@ -31,7 +35,52 @@ fn run() -> Result<()> {
         watcher(&fleet, node)?;
     }
     pgbench(&fleet)?;
+    floor(&fleet)?;
     fleet.stop()
+}
+
+/// Shell function `units`: what the bootstrap started on a machine.
+const UNITS: &str = "units() { python3 -c 'import json; print(*(s[\"unit\"] for s in json.load(open(\"/run/farrow/status.json\"))[\"services\"] if s.get(\"unit\")))'; }\n";
+
+/// Everything off, all data gone, Patroni without the step that waits for the store's users: only the configuration is left.
+const CLEAR: &str = "systemctl stop farrow-bootstrap farrow-watch $(units) 2>/dev/null\n\
+    rm -rf /data/postgres/* /data/etcd/* /run/postgresql/*\n\
+    d=/run/systemd/system/patroni.service.d; mkdir -p $d\n\
+    printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/patroni /etc/patroni/config.yml\\n' > $d/zz-floor.conf\n\
+    systemctl daemon-reload; systemctl reset-failed\n";
+
+/// Whether all of a machine works that would make it ready, but for users and databases, of which there are none.
+const WORKS: &str = "set -e\n\
+    for u in $(units); do systemctl is-active -q $u; done\n\
+    curl -fsS -o /dev/null --unix-socket /run/haproxy/patroni.sock http://localhost/health\n\
+    python3 -c 'import socket; [socket.create_connection((\"127.0.0.1\", p), 1) for p in (5433, 6432, 9630, 9631)]'\n\
+    if test -d /etc/prometheus; then curl -fsS -o /dev/null http://127.0.0.1:9090/-/ready; fi\n";
+
+/// The same services with configuration that is there already, and nobody who waits for one before he starts another.
+fn floor(fleet: &Fleet<'_>) -> Result<()> {
+    let boot = fleet.ask(
+        "node-1",
+        "systemctl show -P UserspaceTimestampMonotonic; systemctl show -P ExecMainStartTimestampMonotonic farrow-bootstrap",
+    )?;
+    let (from, to) = boot.split_once('\n').context("two times")?;
+    let systemd = (to.trim().parse::<f64>()? - from.trim().parse::<f64>()?) / 1e6;
+    let nodes = fleet.nodes();
+    for node in &nodes {
+        fleet.ask(node, &format!("{UNITS}{CLEAR}"))?;
+    }
+    let start = Instant::now();
+    for node in &nodes {
+        fleet.ask(node, &format!("{UNITS}systemctl start --no-block $(units)\n"))?;
+    }
+    for node in &nodes {
+        fleet.until(node, &format!("{UNITS}{WORKS}"), FLOOR_LIMIT, |_| true)?;
+    }
+    let services = start.elapsed().as_secs_f64();
+    println!(
+        "the same without the bootstrap {:>5.1} s    ({systemd:.1} s systemd, {services:.1} s services)",
+        systemd + services
+    );
+    Ok(())
 }
 
 /// Memory and processor time of `farrow-bootstrap watch` on a machine at rest.
