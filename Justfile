@@ -19,6 +19,6 @@ bench *ARGS:
     target/release/bench {{ARGS}}
 
 # Speed of the sandbox of four machines in containers; after a run of the tests, whose image it uses.
-bench-fleet:
+bench-fleet *ARGS:
     cargo build --release --workspace --bins
-    target/release/bench-fleet
+    target/release/bench-fleet {{ARGS}}

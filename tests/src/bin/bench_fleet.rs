@@ -1,5 +1,5 @@
 //! Speed of the sandbox of four machines in containers, each figure beside its bar. The image of an earlier run of the
-//! tests is used again.
+//! tests is used again. With an argument (`watch`, `pgbench` or `floor`), that part alone.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -31,30 +31,30 @@ fn run() -> Result<()> {
         "sandbox ready in containers {:>8.1} s    bar 20 s",
         fleet.boot_seconds
     );
-    for node in ["node-1", "meta"] {
-        watcher(&fleet, node)?;
+    let only = std::env::args().nth(1);
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
+    if wanted("watch") {
+        watcher(&fleet, "node-1")?;
+        watcher(&fleet, "meta")?;
     }
-    pgbench(&fleet)?;
-    floor(&fleet)?;
+    if wanted("pgbench") {
+        pgbench(&fleet)?;
+    }
+    if wanted("floor") {
+        floor(&fleet)?;
+    }
     fleet.stop()
 }
 
-/// Shell function `units`: what the bootstrap started on a machine.
-const UNITS: &str = "units() { python3 -c 'import json; print(*(s[\"unit\"] for s in json.load(open(\"/run/farrow/status.json\"))[\"services\"] if s.get(\"unit\")))'; }\n";
-
-/// Everything off, all data gone, Patroni without the step that waits for the store's users: only the configuration is left.
-const CLEAR: &str = "systemctl stop farrow-bootstrap farrow-watch $(units) 2>/dev/null\n\
-    rm -rf /data/postgres/* /data/etcd/* /run/postgresql/*\n\
-    d=/run/systemd/system/patroni.service.d; mkdir -p $d\n\
-    printf '[Service]\\nExecStart=\\nExecStart=/usr/bin/patroni /etc/patroni/config.yml\\n' > $d/zz-floor.conf\n\
-    systemctl daemon-reload; systemctl reset-failed\n";
-
-/// Whether all of a machine works that would make it ready, but for users and databases, of which there are none.
-const WORKS: &str = "set -e\n\
-    for u in $(units); do systemctl is-active -q $u; done\n\
-    curl -fsS -o /dev/null --unix-socket /run/haproxy/patroni.sock http://localhost/health\n\
-    python3 -c 'import socket; [socket.create_connection((\"127.0.0.1\", p), 1) for p in (5433, 6432, 9630, 9631)]'\n\
-    if test -d /etc/prometheus; then curl -fsS -o /dev/null http://127.0.0.1:9090/-/ready; fi\n";
+/// A shell script, after the function that names what the bootstrap started on a machine.
+macro_rules! script {
+    ($name:literal) => {
+        concat!(
+            include_str!("../floor/units.sh"),
+            include_str!(concat!("../floor/", $name))
+        )
+    };
+}
 
 /// The same services with configuration that is there already, and nobody who waits for one before he starts another.
 fn floor(fleet: &Fleet<'_>) -> Result<()> {
@@ -66,14 +66,20 @@ fn floor(fleet: &Fleet<'_>) -> Result<()> {
     let systemd = (to.trim().parse::<f64>()? - from.trim().parse::<f64>()?) / 1e6;
     let nodes = fleet.nodes();
     for node in &nodes {
-        fleet.ask(node, &format!("{UNITS}{CLEAR}"))?;
+        fleet.ask(node, script!("stop.sh"))?;
+    }
+    for node in ["meta", "node-1"] {
+        fleet.ask(node, script!("forget.sh"))?;
+    }
+    for node in &nodes {
+        fleet.ask(node, script!("wipe.sh"))?;
     }
     let start = Instant::now();
     for node in &nodes {
-        fleet.ask(node, &format!("{UNITS}systemctl start --no-block $(units)\n"))?;
+        fleet.ask(node, script!("start.sh"))?;
     }
     for node in &nodes {
-        fleet.until(node, &format!("{UNITS}{WORKS}"), FLOOR_LIMIT, |_| true)?;
+        fleet.until(node, script!("works.sh"), FLOOR_LIMIT, |_| true)?;
     }
     let services = start.elapsed().as_secs_f64();
     println!(

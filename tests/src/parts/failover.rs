@@ -17,6 +17,8 @@ const EMULATED_GREEN: Duration = Duration::from_secs(600);
 const EMULATED_READY: f64 = 300.0;
 /// Longest delay of their power-on, in seconds.
 const EMULATED_LATEST: u32 = 20;
+/// Environment variable: only scenarios whose names contain this.
+const ONLY: &str = "FARROW_E2E_SCENARIOS";
 /// Failovers one after the other.
 const FAILOVERS: i64 = 3;
 
@@ -131,7 +133,11 @@ fn ports_lead_where_they_say(cluster: &Cluster<'_>) -> Result<()> {
 
 fn run_all(world: &World, cluster: &Cluster<'_>, file: &str, scenarios: &[Scenario]) -> Result<()> {
     let mut outcomes = Vec::new();
-    for (round, scenario) in (1..).zip(scenarios) {
+    let only = std::env::var(ONLY).unwrap_or_default();
+    let wanted = scenarios
+        .iter()
+        .filter(|scenario| scenario.name.contains(&only));
+    for (round, scenario) in (1..).zip(wanted) {
         let outcome = run(cluster, scenario, round).with_context(|| scenario.name.to_owned())?;
         print_one(&outcome);
         outcomes.push(outcome);

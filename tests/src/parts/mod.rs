@@ -104,13 +104,18 @@ pub fn side_by_side() -> Vec<Part> {
             "root, who may start containers",
         ),
         root_part(
-            "no_acknowledged_row_is_lost_with_rpo_0",
-            failover::synchronous,
+            "any_of_three_meta_nodes_may_die",
+            trio::any_may_die,
             "root, who may start containers",
         ),
         root_part(
             "ports_lead_where_they_say_after_three_failovers",
             failover::three_in_a_row,
+            "root, who may start containers",
+        ),
+        root_part(
+            "no_acknowledged_row_is_lost_with_rpo_0",
+            failover::synchronous,
             "root, who may start containers",
         ),
         root_part(
@@ -121,11 +126,6 @@ pub fn side_by_side() -> Vec<Part> {
         root_part(
             "a_cluster_grows_and_shrinks",
             scaling::one_to_four_to_two,
-            "root, who may start containers",
-        ),
-        root_part(
-            "any_of_three_meta_nodes_may_die",
-            trio::any_may_die,
             "root, who may start containers",
         ),
     ]
