@@ -209,6 +209,14 @@ pub const ALL: &[Scenario] = &[
         bar: 10.0,
     },
     Scenario {
+        name: "reboot of the offline instance",
+        orders: &[&["power-off", "node-3"]],
+        lasts: Duration::ZERO,
+        undo: Some(&[&["power-on", "node-3"]]),
+        dark: &["node-3"],
+        bar: 10.0,
+    },
+    Scenario {
         name: "reboot of the meta node",
         orders: &[&["power-off", "meta"]],
         lasts: Duration::ZERO,
