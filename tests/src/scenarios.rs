@@ -198,7 +198,7 @@ pub const ALL: &[Scenario] = &[
         lasts: Duration::ZERO,
         undo: Some(&[&["power-on", "@P"]]),
         dark: &["@P"],
-        bar: 15.0,
+        bar: 10.0,
     },
     Scenario {
         name: "reboot of a replica",
