@@ -22,6 +22,8 @@ pub struct Cluster<'a> {
     pub limit: Duration,
     /// Machine and instance of each member.
     pub members: Vec<(String, String)>,
+    /// Whether it is green only with a synchronous replica (`rpo = 0`); without one nobody may take over.
+    pub synchronous: bool,
 }
 
 /// What clients saw while something happened.
@@ -63,6 +65,7 @@ impl<'a> Cluster<'a> {
             },
             limit,
             members,
+            synchronous: false,
         };
         let primary = made.primary()?;
         made.query(&primary, 5433, "create table load(id bigint primary key)")?;
@@ -100,7 +103,8 @@ impl<'a> Cluster<'a> {
             .with_context(|| format!("{node}:{port}: {sql}"))
     }
 
-    /// Waits until one member leads, all others stream from it, and every machine says that it is ready.
+    /// Waits until one member leads, all others stream from it (one synchronously if it must be), and every machine
+    /// says that it is ready.
     pub fn wait_green(&self) -> Result<()> {
         let started = Instant::now();
         loop {
@@ -142,7 +146,9 @@ impl<'a> Cluster<'a> {
                 .filter(|(role, state)| (role == "leader") == leads && state == wanted);
             found.count()
         };
+        let synchronous = states.iter().any(|(role, _)| role == "sync_standby");
         states.len() == self.members.len()
+            && synchronous == self.synchronous
             && count(true, "running") == 1
             && count(false, "streaming") + 1 == states.len()
     }

@@ -58,11 +58,9 @@ pub fn synchronous(world: &World) -> Result<()> {
     let path = world.root.join("sandbox-rpo-0.toml");
     std::fs::write(&path, text)?;
     let fleet = Fleet::start_apart(world, "synchronous", &path.to_string_lossy(), &[])?;
-    let cluster = Cluster::of_sandbox(&fleet, GREEN)?;
-    let primary = cluster.primary()?;
-    let sync = "select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum')";
-    let script = format!("runuser -u postgres -- psql -XAtqc \"{sync}\"");
-    fleet.until(&primary, &script, GREEN, |said| said != "0")?;
+    let mut cluster = Cluster::of_sandbox(&fleet, GREEN)?;
+    cluster.synchronous = true;
+    cluster.wait_green()?;
     run_all(world, &cluster, "failover-rpo-0", scenarios::SYNCHRONOUS)?;
     fleet.stop()
 }
