@@ -55,7 +55,8 @@ pub fn key(name: &str) -> Option<Vec<u8>> {
 /// Names of the shipped archive keys, sorted.
 pub fn key_names() -> Vec<String> {
     let files = RECIPES.get_dir("keys").into_iter().flat_map(Dir::files);
-    let mut names: Vec<String> = files
+    let keys = files.filter(|file| file.path().extension().is_some_and(|end| end == "asc"));
+    let mut names: Vec<String> = keys
         .filter_map(|file| Some(file.path().file_name()?.to_str()?.to_owned()))
         .collect();
     names.sort();

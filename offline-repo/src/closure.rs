@@ -51,12 +51,26 @@ pub fn closure(resolver: &Resolver<'_>, wishes: &Wishes) -> Result<Vec<Chosen>> 
     };
     let roots = roots(wishes, &essential)?;
     let required: Vec<Alternatives<'_>> = roots.iter().map(|(_, group)| group.clone()).collect();
-    let mut chosen = resolver.solve(&required, &[])?;
-    if wishes.recommends {
-        chosen = add_recommended(resolver, &required, chosen)?;
-    }
-    let graph = Graph::new(resolver, &chosen, wishes.recommends)?;
-    let kept = graph.prune(&roots);
+    let marked = resolver.mark(&required, wishes.recommends)?;
+    let chosen = match &marked {
+        Some(marked) => marked.clone(),
+        None => {
+            let chosen = resolver.solve(&required, &[])?;
+            match wishes.recommends {
+                true => add_recommended(resolver, &required, chosen)?,
+                false => chosen,
+            }
+        }
+    };
+    let wished = match wishes.recommends {
+        true => Strength::Recommends,
+        false => Strength::Depends,
+    };
+    let graph = Graph::new(resolver, &chosen, wished, marked.is_some())?;
+    let kept = match marked {
+        Some(_) => graph.sweep(&roots),
+        None => graph.prune(&roots),
+    };
     graph.explain(&roots, kept)
 }
 
@@ -135,39 +149,65 @@ struct Graph<'r, 'u> {
     resolver: &'r Resolver<'u>,
     present: HashSet<PackageId>,
     edges: HashMap<PackageId, Vec<Edge>>,
+    /// The weakest relation that the wishes follow.
+    wished: Strength,
+    /// Whether every alternative that is there counts, as for apt, or the first one.
+    every_alternative: bool,
 }
 
-/// A dependency, or a recommendation, of a chosen package.
+/// How much a relation binds, the most binding first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Strength {
+    Depends,
+    Recommends,
+    Suggests,
+}
+
+/// A relation of a chosen package.
 struct Edge {
     /// Chosen packages that satisfy it, best first.
     satisfied_by: Vec<PackageId>,
-    /// Whether it is only a recommendation.
-    recommended: bool,
+    strength: Strength,
 }
 
 impl<'r, 'u> Graph<'r, 'u> {
-    fn new(resolver: &'r Resolver<'u>, chosen: &[PackageId], recommends: bool) -> Result<Self> {
+    fn new(
+        resolver: &'r Resolver<'u>,
+        chosen: &[PackageId],
+        wished: Strength,
+        every_alternative: bool,
+    ) -> Result<Self> {
         let mut graph = Graph {
             resolver,
             present: chosen.iter().copied().collect(),
             edges: HashMap::new(),
+            wished,
+            every_alternative,
         };
+        let universe = resolver.universe();
         for id in chosen {
-            let mut groups = vec![(resolver.universe().depends(*id)?, false)];
-            if recommends {
-                groups.push((resolver.universe().recommends(*id)?, true));
-            }
+            let fields = [
+                (Strength::Depends, universe.depends(*id)?),
+                (Strength::Recommends, universe.recommends(*id)?),
+                (Strength::Suggests, universe.suggests(*id)?),
+            ];
             let mut edges = Vec::new();
-            for (groups, recommended) in groups {
+            for (strength, groups) in fields {
                 edges.extend(groups.iter().map(|group| Edge {
                     satisfied_by: graph.present_of(group),
-                    recommended,
+                    strength,
                 }));
             }
             edges.retain(|edge| !edge.satisfied_by.is_empty());
             graph.edges.insert(*id, edges);
         }
         Ok(graph)
+    }
+
+    /// Relations of a package that bind at least so much.
+    fn edges(&self, id: PackageId, weakest: Strength) -> impl Iterator<Item = &Edge> {
+        let edges = self.edges.get(&id).into_iter().flatten();
+        edges.filter(move |edge| edge.strength <= weakest)
     }
 
     fn present_of(&self, group: &Alternatives<'_>) -> Vec<PackageId> {
@@ -201,32 +241,52 @@ impl<'r, 'u> Graph<'r, 'u> {
             };
             if let Entry::Vacant(slot) = kept.entry(id) {
                 slot.insert(reason);
-                let edges = self.edges.get(&id).into_iter().flatten();
+                let edges = self.edges(id, self.wished);
                 open.extend(edges.map(|edge| (Reason::Package(id), edge.satisfied_by.clone())));
             }
         }
     }
 
-    /// Everything that can be reached from some packages by the first kept alternative of each dependency.
+    /// Everything that apt's autoremove would leave: what is reached from the roots by any relation but a conflict.
+    fn sweep(&self, roots: &[Root<'_>]) -> HashMap<PackageId, Reason> {
+        let mut kept: HashMap<PackageId, Reason> = HashMap::new();
+        let mut open: VecDeque<(Reason, PackageId)> = VecDeque::new();
+        for (reason, group) in roots {
+            let found = self.present_of(group).into_iter().next();
+            open.extend(found.map(|id| (reason.clone(), id)));
+        }
+        while let Some((reason, id)) = open.pop_front() {
+            if let Entry::Vacant(slot) = kept.entry(id) {
+                slot.insert(reason);
+                for edge in self.edges(id, Strength::Suggests) {
+                    let found = edge.satisfied_by.iter();
+                    open.extend(found.map(|found| (Reason::Package(id), *found)));
+                }
+            }
+        }
+        kept
+    }
+
+    /// Everything that can be reached from some packages by kept alternatives of relations that bind so much.
     fn reach(
         &self,
         from: impl Iterator<Item = PackageId>,
         kept: &HashMap<PackageId, Reason>,
-        recommends: bool,
+        weakest: Strength,
     ) -> BTreeSet<PackageId> {
+        let most = if self.every_alternative {
+            usize::MAX
+        } else {
+            1
+        };
         let mut reached = BTreeSet::new();
         let mut open: Vec<PackageId> = from.collect();
         while let Some(id) = open.pop() {
             if reached.insert(id) {
-                let edges = self.edges.get(&id).into_iter().flatten();
-                let edges = edges.filter(|edge| recommends || !edge.recommended);
-                let first_kept = |edge: &Edge| {
-                    edge.satisfied_by
-                        .iter()
-                        .copied()
-                        .find(|id| kept.contains_key(id))
-                };
-                open.extend(edges.filter_map(first_kept));
+                for edge in self.edges(id, weakest) {
+                    let found = edge.satisfied_by.iter().copied();
+                    open.extend(found.filter(|id| kept.contains_key(id)).take(most));
+                }
             }
         }
         reached
@@ -245,25 +305,33 @@ impl<'r, 'u> Graph<'r, 'u> {
                 by_group.entry(name).or_default().push(id);
             }
         }
-        let groups: Vec<(&str, BTreeSet<PackageId>)> = by_group
-            .into_iter()
-            .map(|(name, ids)| (name, self.reach(ids.into_iter(), &kept, true)))
-            .collect();
+        let closures = |weakest: Strength| -> Vec<(&str, BTreeSet<PackageId>)> {
+            let groups = by_group.iter();
+            groups
+                .map(|(name, ids)| (*name, self.reach(ids.iter().copied(), &kept, weakest)))
+                .collect()
+        };
+        let groups = closures(self.wished);
+        // What only a suggestion keeps belongs to those who suggest it.
+        let suggesting = closures(Strength::Suggests);
         let essential = self.reach(
             kept.keys().copied().filter(|id| universe.is_essential(*id)),
             &kept,
-            false,
+            Strength::Depends,
         );
+        let members = |groups: &[(&str, BTreeSet<PackageId>)], id: &PackageId| -> Vec<String> {
+            let found = groups.iter().filter(|(_, ids)| ids.contains(id));
+            found.map(|(name, _)| name.to_string()).collect()
+        };
         let mut all: Vec<Chosen> = kept
             .iter()
             .map(|(id, reason)| Chosen {
                 id: *id,
                 essential: essential.contains(id),
-                groups: groups
-                    .iter()
-                    .filter(|(_, ids)| ids.contains(id))
-                    .map(|(name, _)| name.to_string())
-                    .collect(),
+                groups: match members(&groups, id) {
+                    none if none.is_empty() && !essential.contains(id) => members(&suggesting, id),
+                    some => some,
+                },
                 why: match reason {
                     Reason::Group(name) => format!("group {name}"),
                     Reason::Essential => "essential".to_string(),

@@ -3,12 +3,13 @@
 //! Every package name is one variable group of the solver; there are no virtual names in it. A relation becomes
 //! the list of packages that satisfy it, best first: the package of that name, then its providers.
 //! As with apt, only the preferred version of each package is a candidate; if that has no solution, a second
-//! attempt admits all versions.
+//! attempt admits all versions. The solver is asked only when what apt itself would mark does not work out.
 
 use std::collections::{BTreeSet, HashMap};
 
 use crate::dependency::{Alternatives, Relation};
 use crate::error::{Error, Result};
+use crate::marking;
 use crate::solver;
 use crate::suggest::closest;
 use crate::universe::{PackageId, Universe};
@@ -69,10 +70,14 @@ impl<'u> Resolver<'u> {
     pub fn satisfiers(&self, relation: &Relation<'_>) -> Vec<PackageId> {
         let universe = self.universe;
         let any_allowed = |id: PackageId| match relation.qualifier {
-            None | Some("native") => true,
             Some("any") => universe.allows_any_architecture(id),
-            Some(architecture) => universe.architecture(id) == architecture,
+            _ => true,
         };
+        // A named architecture is about packages of that one, and only the native one is here.
+        let foreign = |name: &str| !["any", "native", universe.native()].contains(&name);
+        if relation.qualifier.is_some_and(foreign) {
+            return Vec::new();
+        }
         let real = universe.versions(relation.name).iter().copied();
         let mut found: Vec<PackageId> = real
             .filter(|id| any_allowed(*id) && relation.accepts(universe.version(*id)))
@@ -92,6 +97,12 @@ impl<'u> Resolver<'u> {
         found
     }
 
+    /// Packages that provide a name, each once.
+    pub(crate) fn providers(&self, name: &str) -> BTreeSet<PackageId> {
+        let found = self.providers.get(name).into_iter().flatten();
+        found.map(|(id, _)| *id).collect()
+    }
+
     /// Packages that satisfy one of the alternatives, best first.
     pub fn alternatives(&self, group: &Alternatives<'_>) -> Vec<PackageId> {
         let mut found: Vec<PackageId> = Vec::new();
@@ -105,12 +116,17 @@ impl<'u> Resolver<'u> {
 
     /// Packages that must not be installed beside this one.
     pub(crate) fn enemies(&self, id: PackageId) -> Result<BTreeSet<PackageId>> {
+        Ok(self.enemies_in_order(id)?.into_iter().collect())
+    }
+
+    /// The same in the order of the fields, some more than once.
+    pub(crate) fn enemies_in_order(&self, id: PackageId) -> Result<Vec<PackageId>> {
         let own = self.universe.name(id);
         let conflicts = self.universe.conflicts(id)?;
         let enemies = conflicts.iter().flatten().flat_map(|relation| {
-            // An unqualified conflict is about every architecture, and here there is only one.
+            // A conflict without an architecture is about every one, and so is `any`.
             let relation = Relation {
-                qualifier: None,
+                qualifier: relation.qualifier.filter(|name| *name != "any"),
                 ..*relation
             };
             self.satisfiers(&relation)
@@ -119,6 +135,18 @@ impl<'u> Resolver<'u> {
         Ok(enemies
             .filter(|enemy| self.universe.name(*enemy) != own)
             .collect())
+    }
+
+    /// What apt would mark for `required`; nothing when that leaves something broken.
+    pub fn mark(
+        &self,
+        required: &[Alternatives<'_>],
+        recommends: bool,
+    ) -> Result<Option<Vec<PackageId>>> {
+        for group in required {
+            self.check_known(group)?;
+        }
+        marking::mark(self, required, recommends)
     }
 
     /// Chooses packages: every group of `required` is satisfied, `wanted` packages are taken where possible.

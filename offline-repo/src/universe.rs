@@ -1,7 +1,7 @@
 //! All packages of some indexes, in compact form: a record holds offsets into the index's text.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::deb822::{Item, Reader};
 use crate::dependency::{self, Alternatives};
@@ -36,13 +36,17 @@ struct Record {
     depends: Span,
     pre_depends: Span,
     recommends: Span,
+    suggests: Span,
     provides: Span,
     conflicts: Span,
     breaks: Span,
+    replaces: Span,
+    enhances: Span,
     path: Span,
     sha256: Span,
     size: u64,
     essential: bool,
+    important: bool,
     any_architecture: bool,
     rank: u8,
 }
@@ -50,9 +54,11 @@ struct Record {
 /// Packages of all indexes. Of packages with the same name and version the first index's one is kept.
 #[derive(Debug, Default)]
 pub struct Universe {
+    native: Box<str>,
     indexes: Vec<IndexText>,
     records: Vec<Record>,
     by_name: HashMap<Box<str>, Vec<PackageId>>,
+    mentions: OnceLock<HashMap<Box<str>, u32>>,
 }
 
 /// More packages than any archive has.
@@ -61,7 +67,10 @@ const PACKAGE_LIMIT: usize = 2_000_000;
 impl Universe {
     /// Reads indexes for one architecture; packages of others are left out.
     pub fn parse(indexes: Vec<IndexText>, architecture: &str) -> Result<Self> {
-        let mut universe = Universe::default();
+        let mut universe = Universe {
+            native: architecture.into(),
+            ..Universe::default()
+        };
         for (number, index) in indexes.iter().enumerate() {
             let number = u16::try_from(number)
                 .map_err(|_| Error::invalid(&index.origin, "is one index too many"))?;
@@ -143,6 +152,11 @@ impl Universe {
         &self.records[id as usize]
     }
 
+    /// The architecture whose packages these are; those for all architectures count as its own.
+    pub fn native(&self) -> &str {
+        &self.native
+    }
+
     /// Number of packages.
     pub fn len(&self) -> usize {
         self.records.len()
@@ -205,6 +219,11 @@ impl Universe {
         self.record(id).essential
     }
 
+    /// Whether the package is `Protected: yes`, or `Important: yes` as that was called.
+    pub fn is_important(&self, id: PackageId) -> bool {
+        self.record(id).important
+    }
+
     /// Whether a dependency with the qualifier `any` may name it (`Multi-Arch: allowed`).
     pub fn allows_any_architecture(&self, id: PackageId) -> bool {
         self.record(id).any_architecture
@@ -251,12 +270,54 @@ impl Universe {
         self.relations(id, "Recommends", self.record(id).recommends)
     }
 
+    /// Suggests.
+    pub fn suggests(&self, id: PackageId) -> Result<Vec<Alternatives<'_>>> {
+        self.relations(id, "Suggests", self.record(id).suggests)
+    }
+
     /// Conflicts, then Breaks.
     pub fn conflicts(&self, id: PackageId) -> Result<Vec<Alternatives<'_>>> {
         let record = self.record(id);
         let mut all = self.relations(id, "Conflicts", record.conflicts)?;
         all.extend(self.relations(id, "Breaks", record.breaks)?);
         Ok(all)
+    }
+
+    /// How many names the indexes mention before this one, as a package or in a relation, when each package's fields are
+    /// read in the order in which apt's cache generator reads them (`debListParser::NewVersion`).
+    pub fn first_mention(&self, name: &str) -> u32 {
+        let mentions = self.mentions.get_or_init(|| self.mentions());
+        mentions.get(name).copied().unwrap_or(u32::MAX)
+    }
+
+    fn mentions(&self) -> HashMap<Box<str>, u32> {
+        let mut mentions: HashMap<Box<str>, u32> = HashMap::with_capacity(2 * self.by_name.len());
+        let mut mention = |name: &str| {
+            if !mentions.contains_key(name) {
+                mentions.insert(name.into(), mentions.len() as u32);
+            }
+        };
+        for id in self.ids() {
+            mention(self.name(id));
+            let r = self.record(id);
+            for span in [
+                r.pre_depends,
+                r.depends,
+                r.conflicts,
+                r.breaks,
+                r.recommends,
+                r.suggests,
+                r.replaces,
+                r.enhances,
+                r.provides,
+            ] {
+                for relation in self.text(id, span).split([',', '|']) {
+                    let end = |c: char| c.is_whitespace() || matches!(c, '(' | ':' | '[' | '<');
+                    mention(relation.trim_start().split(end).next().unwrap_or_default());
+                }
+            }
+        }
+        mentions
     }
 
     /// Text of the Provides field, empty for most packages.
@@ -280,6 +341,9 @@ impl Record {
             "Depends" => self.depends = span,
             "Pre-Depends" => self.pre_depends = span,
             "Recommends" => self.recommends = span,
+            "Suggests" => self.suggests = span,
+            "Replaces" => self.replaces = span,
+            "Enhances" => self.enhances = span,
             "Provides" => self.provides = span,
             "Conflicts" => self.conflicts = span,
             "Breaks" => self.breaks = span,
@@ -287,6 +351,7 @@ impl Record {
             "SHA256" => self.sha256 = span,
             "Size" => self.size = value.parse().unwrap_or(0),
             "Essential" => self.essential = value.eq_ignore_ascii_case("yes"),
+            "Important" | "Protected" => self.important |= value.eq_ignore_ascii_case("yes"),
             "Multi-Arch" => self.any_architecture = value == "allowed",
             "Priority" => self.rank = 1 + rank(value),
             _ => {}

@@ -89,10 +89,34 @@ fn what_a_request_needs() {
             "aa=1 cc=1",
         ),
         (
-            "second, needed deeper down",
+            "the first, though the second is needed deeper down",
             "aa 1 | Depends: bb or cc, dd\nbb 1\ncc 1\ndd 1 | Depends: ee\nee 1 | Depends: cc",
             &["aa"],
+            "aa=1 bb=1 cc=1 dd=1 ee=1",
+        ),
+        (
+            "the second, if it is there when the choice comes",
+            "aa 1 | Depends: dd, bb or cc\nbb 1\ncc 1\ndd 1 | Depends: ee\nee 1 | Depends: cc",
+            &["aa"],
             "aa=1 cc=1 dd=1 ee=1",
+        ),
+        (
+            "of equal providers the one heard of last",
+            "aa 1 | Depends: vv\nbb 1 | Provides: vv\ncc 1 | Provides: vv",
+            &["aa"],
+            "aa=1 cc=1",
+        ),
+        (
+            "a conflict about another architecture",
+            "aa 1 | Depends: bb | Conflicts: bb:i386\nbb 1",
+            &["aa"],
+            "aa=1 bb=1",
+        ),
+        (
+            "what was asked for keeps away what it conflicts with",
+            "aa 1 | Conflicts: bb\ncc 1 | Depends: bb or dd\nbb 1\ndd 1",
+            &["cc", "aa"],
+            "aa=1 cc=1 dd=1",
         ),
         (
             "real before provider",

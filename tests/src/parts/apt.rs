@@ -1,6 +1,6 @@
 //! Stock apt, in a minimal Debian 13 tree, with the tarball as its only source and no network.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
 use e2e::world::World;
 
@@ -34,6 +34,10 @@ mkdir -p /var/lib/apt/lists/partial
 
 /// Installs `postgresql-17 patroni haproxy` from the tarball alone, signatures checked.
 pub fn install_from_bundle(world: &World) -> Result<()> {
+    let resolved = Farrow::new(world, &["resolve", "curl", "--json"]).json()?;
+    let packages = resolved["packages"].as_array().context("packages")?;
+    let has = |name: &str| packages.iter().any(|package| package["name"] == name);
+    ensure!(has("curl") && has("libc6") && !has("dpkg"), "{resolved}");
     let dir = world.scratch("apt")?;
     Farrow::new(world, &["repo", "build", "minimal", "--out", "."])
         .in_dir(&dir)
