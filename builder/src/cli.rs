@@ -230,6 +230,13 @@ pub enum RepoCommand {
         /// A repository folder or a tarball
         path: PathBuf,
     },
+    /// List the packages in which a repository differs from an older one
+    Diff {
+        /// The old repository: a folder or a tarball
+        old: PathBuf,
+        /// The new one
+        new: PathBuf,
+    },
     /// Unpack a tarball below a folder, once all of it is proved
     Install {
         /// The tarball

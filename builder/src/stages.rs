@@ -15,7 +15,7 @@ use offline_repo::marker;
 use offline_repo::mirror::Mirrors;
 use offline_repo::progress::Progress;
 use offline_repo::publish::{self, PublishOptions};
-use offline_repo::repository::Repository;
+use offline_repo::repository::{Repository, RepositoryPackage};
 use offline_repo::signer::Signer;
 
 use crate::commands::write_file;
@@ -345,18 +345,34 @@ fn sums_text(manifest: &str, sha256: &str, name: &str) -> String {
 
 /// Checks a repository folder, or a tarball, against its marker.
 pub fn verify(path: &Path, stage: &Stage<'_>) -> Result<Verified> {
+    with_folder(path, stage, verify_folder)
+}
+
+/// The packages of a repository folder or tarball.
+pub fn packages_of(path: &Path, stage: &Stage<'_>) -> Result<Vec<RepositoryPackage>> {
+    with_folder(path, stage, |folder| {
+        let repository = Repository::open(folder, None)?;
+        Ok(repository.packages().to_vec())
+    })
+}
+
+/// Runs `work` on a repository folder; a tarball is installed beside itself for it, which also proves it.
+fn with_folder<T>(
+    path: &Path,
+    stage: &Stage<'_>,
+    work: impl FnOnce(&Path) -> Result<T>,
+) -> Result<T> {
     if path.is_dir() {
-        return verify_folder(path);
+        return work(path);
     }
-    // A tarball is proved by what an installation of it would do.
-    let work = tempfile::Builder::new()
+    let scratch = tempfile::Builder::new()
         .prefix(".farrow-verify-")
         .tempdir_in(parent(path))
         .map_err(|e| Diagnostic::io("create a folder beside", path, e))?;
     interrupt::clean_on_interrupt(parent(path));
-    let installed =
-        offline_repo::install::install(path, work.path(), None, &archive_progress(stage))?;
-    verify_folder(&installed)
+    let report = archive_progress(stage);
+    let installed = offline_repo::install::install(path, scratch.path(), None, &report)?;
+    work(&installed)
 }
 
 fn parent(path: &Path) -> &Path {

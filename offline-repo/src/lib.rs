@@ -20,6 +20,7 @@ pub mod date;
 pub mod deb;
 pub mod deb822;
 pub mod dependency;
+pub mod difference;
 pub mod digest;
 pub mod error;
 pub mod fetch;

@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 
 use crate::dependency::{Alternatives, Relation};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::resolve::Resolver;
 use crate::scores;
 use crate::universe::{PackageId, Universe};
@@ -20,7 +20,7 @@ const DEPTH_LIMIT: usize = 3000;
 const REPAIR_ROUNDS: usize = 20;
 
 /// Stack for that depth.
-const STACK_BYTES: usize = 256 << 20;
+const STACK_BYTES: usize = 64 << 20;
 
 /// What is known of a package.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,11 +43,9 @@ pub(crate) fn mark(
     std::thread::scope(|scope| {
         let work = || Marking::new(resolver, recommends).run(required);
         let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-        match thread.spawn_scoped(scope, work) {
-            Ok(thread) => thread.join().expect("no panic while packages are marked"),
-            // Without the memory for it there is still the solver.
-            Err(_) => Ok(None),
-        }
+        let thread = thread.spawn_scoped(scope, work);
+        let thread = thread.map_err(|e| Error::io("start", "a thread of the resolver", e))?;
+        thread.join().expect("no panic while packages are marked")
     })
 }
 
@@ -155,12 +153,18 @@ impl<'r, 'u> Marking<'r, 'u> {
         Ok(true)
     }
 
-    /// The package that a request means; the request may name another version than the preferred one.
+    /// The package that a request means; the request may name another version than the preferred one. Nothing when another
+    /// version of it was asked for before.
     fn root(&mut self, group: &Alternatives<'_>) -> Option<PackageId> {
         let found = self.resolver.alternatives(group);
-        let usual = found.iter().copied().find(|id| self.is_candidate(*id));
-        let root = usual.or_else(|| found.first().copied())?;
+        let first = |test: &dyn Fn(PackageId) -> bool| found.iter().copied().find(|id| test(*id));
+        let root = first(&|id| self.is_marked(id))
+            .or_else(|| first(&|id| self.is_candidate(id)))
+            .or_else(|| first(&|_| true))?;
         for version in self.universe.versions(self.universe.name(root)) {
+            if *version != root && self.is_marked(*version) {
+                return None;
+            }
             self.state_mut(*version).candidate = *version == root;
         }
         Some(root)

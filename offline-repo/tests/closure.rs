@@ -287,7 +287,7 @@ fn essential_groups_and_reasons() {
 
 #[test]
 fn errors_explain_themselves() {
-    let lines = "aa 1 | Depends: bb (>= 2)\nbb 1\ncc 1 | Conflicts: dd\ndd 1\nee 1 | Depends: zz\nff 1 | Depends: ==";
+    let lines = "aa 1 | Depends: bb (>= 2)\nbb 1\ntwo 1\ntwo 2\ncc 1 | Conflicts: dd\ndd 1\nee 1 | Depends: zz\nff 1 | Depends: ==";
     let universe = universe(&[(lines, 0)]);
     for (requests, expected) in [
         (
@@ -303,6 +303,10 @@ fn errors_explain_themselves() {
             "FR-RESOLVE-CONFLICT the packages cannot be installed together:\n\
              aa cannot be installed because there are no viable options:\n\
              └─ aa 1 would require\n   └─ bb (>= 2), for which no candidates were found.",
+        ),
+        (
+            &["two=1", "two=2"],
+            "FR-RESOLVE-CONFLICT the packages cannot be installed together:\n",
         ),
         (
             &["cc", "dd"],

@@ -1,7 +1,8 @@
-//! `farrow repo …`: build, verify, install.
+//! `farrow repo …`: build, verify, diff, install.
 
 use std::path::Path;
 
+use offline_repo::difference::difference;
 use serde_json::json;
 
 use crate::cli::RepoCommand;
@@ -16,6 +17,7 @@ pub fn run(session: &Session, command: RepoCommand) -> Result<()> {
     match command {
         RepoCommand::Build { recipe, out, lock } => build(session, &recipe, &out, lock.as_deref()),
         RepoCommand::Verify { path } => verify(session, &path),
+        RepoCommand::Diff { old, new } => diff(session, &old, &new),
         RepoCommand::Install { tarball, target } => install(session, &tarball, &target),
     }
 }
@@ -60,6 +62,25 @@ fn verify(session: &Session, path: &Path) -> Result<()> {
         ),
     )
     .with_hint("build it again, or install it again from its tarball"))
+}
+
+fn diff(session: &Session, old: &Path, new: &Path) -> Result<()> {
+    let found = session.stage("diff", |stage| {
+        let old = stages::packages_of(old, stage)?;
+        let new = stages::packages_of(new, stage)?;
+        Ok(Done::made(difference(&old, &new)))
+    })?;
+    session.say(found.to_string().trim_end());
+    session.say(&format!(
+        "{} added, {} removed, {} upgraded, {} downgraded, {} rebuilt; {:+.1} MB",
+        found.added.len(),
+        found.removed.len(),
+        found.upgraded.len(),
+        found.downgraded.len(),
+        found.rebuilt.len(),
+        found.growth() as f64 / 1e6
+    ));
+    session.finish(json!({"difference": found, "growth": found.growth()}))
 }
 
 fn install(session: &Session, tarball: &Path, target: &Path) -> Result<()> {

@@ -42,6 +42,14 @@ pub fn install_from_bundle(world: &World) -> Result<()> {
     Farrow::new(world, &["repo", "build", "minimal", "--out", "."])
         .in_dir(&dir)
         .succeed()?;
+    let whole = bundle(&world.out())?.to_string_lossy().into_owned();
+    let diff = ["repo", "diff", "repo/minimal", &whole, "--json"];
+    let diff = Farrow::new(world, &diff).in_dir(&dir).json()?;
+    let added = diff["difference"]["added"].as_array().context("added")?;
+    ensure!(
+        added.iter().any(|package| package["name"] == "prometheus"),
+        "{diff}"
+    );
     Farrow::new(world, &["image", "build", "minimal", "--out", "."])
         .in_dir(&dir)
         .succeed()?;
@@ -50,17 +58,7 @@ pub fn install_from_bundle(world: &World) -> Result<()> {
         "mkdir /work/tree && tar -xf /work/image/minimal.tar -C /work/tree --numeric-owner";
     Farrow::new(world, &["tools", "--bind", &bind, "--", "sh", "-c", unpack]).succeed()?;
     let www = dir.join("www").to_string_lossy().into_owned();
-    Farrow::new(
-        world,
-        &[
-            "repo",
-            "install",
-            &bundle(&world.out())?.to_string_lossy(),
-            "--target",
-            &www,
-        ],
-    )
-    .succeed()?;
+    Farrow::new(world, &["repo", "install", &whole, "--target", &www]).succeed()?;
     let tree = dir.join("tree").to_string_lossy().into_owned();
     let bind = format!("{www}:/www");
     let inside = |script| {
