@@ -268,11 +268,9 @@ fn random_sets(universe: &Universe, resolver: &Resolver<'_>, apt: &Apt) {
         "seed {seed}: {} of {compared} closures are apt's",
         compared - different.len()
     );
-    assert!(
-        different.len() * 100 <= compared,
-        "{} differ",
-        different.len()
-    );
+    // The archive changes every day: one of a small sample may differ.
+    let allowed = (compared / 100).max(1);
+    assert!(different.len() <= allowed, "{} differ", different.len());
 }
 
 fn difference(
