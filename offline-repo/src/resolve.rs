@@ -69,9 +69,8 @@ impl<'u> Resolver<'u> {
     /// Packages that satisfy a relation, best first.
     pub fn satisfiers(&self, relation: &Relation<'_>) -> Vec<PackageId> {
         let universe = self.universe;
-        let any_allowed = |id: PackageId| match relation.qualifier {
-            Some("any") => universe.allows_any_architecture(id),
-            _ => true,
+        let any_allowed = |id: PackageId| {
+            relation.qualifier != Some("any") || universe.allows_any_architecture(id)
         };
         // A named architecture is about packages of that one, and only the native one is here.
         let foreign = |name: &str| !["any", "native", universe.native()].contains(&name);

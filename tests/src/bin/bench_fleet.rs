@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use e2e::fleet::Fleet;
 use e2e::world::World;
 
@@ -24,14 +24,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// What can be measured on its own.
+const PARTS: [&str; 3] = ["watch", "pgbench", "floor"];
+
 fn run() -> Result<()> {
+    let only = std::env::args().nth(1);
+    if let Some(part) = &only {
+        ensure!(
+            PARTS.contains(&part.as_str()),
+            "no part `{part}`, but {PARTS:?}"
+        );
+    }
     let world = World::keep()?;
     let fleet = Fleet::start(&world, "bench-fleet", "sandbox", &[])?;
     println!(
         "sandbox ready in containers {:>8.1} s    bar 20 s",
         fleet.boot_seconds
     );
-    let only = std::env::args().nth(1);
     let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     if wanted("watch") {
         watcher(&fleet, "node-1")?;
