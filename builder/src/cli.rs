@@ -43,9 +43,12 @@ pub struct GlobalOptions {
     /// When to use colours
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: Color,
-    /// Where an archive is mirrored, as ARCHIVE=URL; may be repeated
+    /// Where an archive is mirrored, as ARCHIVE=URL[,URL…]; may be repeated, the next is asked when one fails
     #[arg(long, global = true, value_name = "ARCHIVE=URL", value_parser = parse_mirror)]
     pub mirror: Vec<(String, String)>,
+    /// Download at most this many bytes a second, such as 500K or 10M
+    #[arg(long, global = true, value_name = "RATE", env = "FARROW_LIMIT_RATE", value_parser = offline_repo::http::parse_rate)]
+    pub limit_rate: Option<std::num::NonZeroU64>,
 }
 
 /// When to use colours.

@@ -229,31 +229,52 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Says how far it is, in bytes; at most twice a second as an event.
+    /// Says how far it is, in bytes, how fast and how long it will take; at most twice a second as an event.
     pub fn bytes(&self, done: u64, total: u64) {
-        self.bar.set_message(format!(
-            "{} of {} MB",
-            done / 1_000_000,
-            total.div_ceil(1_000_000)
-        ));
-        self.amount(done, total);
+        if self.bar.length() != Some(total) {
+            self.bar.set_length(total);
+            self.bar.set_style(byte_style());
+        }
+        self.bar.set_position(done);
+        self.progress(|| {
+            let rate = self.bar.per_sec() as u64;
+            let left = (rate > 0).then(|| total.saturating_sub(done) / rate);
+            serde_json::json!({"event": "progress", "stage": self.name, "unit": "bytes", "done": done, "total": total, "rate": rate, "seconds_left": left})
+        });
     }
 
     /// Says how far it is, in items.
     pub fn items(&self, done: u64, total: u64, text: &str) {
         self.bar.set_message(format!("{done}/{total} {text}"));
-        self.amount(done, total);
+        self.progress(|| {
+            serde_json::json!({"event": "progress", "stage": self.name, "unit": "items", "done": done, "total": total})
+        });
     }
 
-    fn amount(&self, done: u64, total: u64) {
+    /// Says something that went wrong and did no harm.
+    pub fn warn(&self, text: &str) {
+        match self.events {
+            true => {
+                event(serde_json::json!({"event": "warning", "stage": self.name, "text": text}))
+            }
+            false => self.bar.suspend(|| eprintln!("warning: {text}")),
+        }
+    }
+
+    fn progress(&self, document: impl FnOnce() -> serde_json::Value) {
         let mut last = self.last_event.lock().expect("no panic holds it");
         if self.events && last.elapsed() > Duration::from_millis(500) {
             *last = Instant::now();
-            event(
-                serde_json::json!({"event": "progress", "stage": self.name, "done": done, "total": total}),
-            );
+            event(document());
         }
     }
+}
+
+fn byte_style() -> ProgressStyle {
+    ProgressStyle::with_template(
+        "  {prefix:<18} {elapsed:>4} {bar:16} {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec}, {eta} left  {wide_msg}",
+    )
+    .expect("template is valid")
 }
 
 fn event(document: serde_json::Value) {

@@ -8,7 +8,7 @@ use images::tools::ToolsTree;
 use offline_repo::archive::Upstream;
 use offline_repo::bundle::{self, BundleOptions};
 use offline_repo::cache::Cache;
-use offline_repo::http::Client;
+use offline_repo::http::{self, Client};
 use offline_repo::lock::Lock;
 use offline_repo::locking::{self, LockRequest};
 use offline_repo::marker;
@@ -66,9 +66,14 @@ pub fn client(session: &Session) -> Result<Client> {
             .or_default()
             .push(url.clone());
     }
-    Ok(Client::new(
+    let options = http::Options {
+        offline: session.options.offline,
+        limit_rate: session.options.limit_rate,
+        ..http::Options::default()
+    };
+    Ok(Client::with_options(
         Mirrors::from_host(overrides),
-        session.options.offline,
+        options,
     )?)
 }
 
@@ -91,6 +96,9 @@ pub fn archive_progress<'a>(stage: &'a Stage<'_>) -> impl Fn(Progress<'_>) + Syn
         Progress::Stage { name, .. } => stage.step(name),
         Progress::Bytes { done, total } => stage.bytes(done, total),
         Progress::Item { name, done, total } => stage.items(done, total, name),
+        Progress::Trouble { server, reason } => {
+            stage.warn(&format!("{server} had trouble: {reason}"))
+        }
     }
 }
 

@@ -15,6 +15,9 @@ const RELEASE_LIMIT: u64 = 16 << 20;
 const PACKED_LIMIT: u64 = 128 << 20;
 const UNPACKED_LIMIT: u64 = 1 << 30;
 
+/// How often a suite is read again that does not fit together.
+const REPLACED_LIMIT: u32 = 2;
+
 /// An upstream: one archive with the suites and components taken from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
@@ -71,17 +74,57 @@ pub fn fetch_release(
         .iter()
         .map(|base| format!("{base}/dists/{suite}/InRelease"))
         .collect();
-    let (bytes, url) = client.get(&urls, RELEASE_LIMIT)?;
-    let shown = crate::http::redact(&url);
-    let (text, verified) = keyring.verify_clearsigned(&shown, &bytes, now)?;
-    let release = Release::parse(&shown, &text)?;
-    release.check(&shown, suite, now)?;
-    Ok(SignedRelease {
-        release,
-        url,
-        sha256: Sha256::of(&bytes),
-        signed_by: verified.fingerprint,
+    // A mirror that is out of date, or has something else there, is passed over like one that does not answer.
+    client.get_accepted(&urls, RELEASE_LIMIT, |bytes, url| {
+        let shown = crate::http::redact(url);
+        let (text, verified) = keyring.verify_clearsigned(&shown, &bytes, now)?;
+        let release = Release::parse(&shown, &text)?;
+        release.check(&shown, suite, now)?;
+        Ok(SignedRelease {
+            release,
+            url: url.to_string(),
+            sha256: Sha256::of(&bytes),
+            signed_by: verified.fingerprint,
+        })
     })
+}
+
+/// Fetches a suite: its InRelease and one Packages file per component.
+///
+/// A mirror that replaces its indexes in between has other Packages files than the InRelease says, and no copy of
+/// the old ones by their digest: then everything is read again, until it fits together.
+pub fn fetch_suite(
+    client: &Client,
+    cache: &Cache,
+    upstream: &Upstream,
+    suite: &str,
+    architecture: &str,
+    now: u64,
+) -> Result<(SignedRelease, Vec<PackagesFile>)> {
+    let keyring = Keyring::from_files(&upstream.keys).map_err(|error| match error {
+        Error::Key { origin, message } => Error::Key {
+            origin: format!("{origin} of the upstream '{}'", upstream.name),
+            message,
+        },
+        other => other,
+    })?;
+    let fetch = |component: &String, signed: &SignedRelease| {
+        fetch_packages(client, cache, signed, component, architecture, &|_| {})
+    };
+    let mut rounds = 0..REPLACED_LIMIT;
+    loop {
+        let signed = fetch_release(client, upstream, &keyring, suite, now)?;
+        let files: Result<Vec<_>> = (upstream.components.iter())
+            .map(|component| fetch(component, &signed))
+            .collect();
+        match files {
+            Ok(files) => return Ok((signed, files)),
+            Err(error) if error.concerns_one_file() && rounds.next().is_some() => {
+                std::thread::sleep(client.pause());
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Fetches the Packages file of a component, through the cache, verified against the release.

@@ -85,6 +85,26 @@ pub enum Error {
         /// Actual size in bytes.
         actual_size: u64,
     },
+    /// A mirror has, or announces, another number of bytes than are promised.
+    #[error("{name} from {origin} has {actual} bytes, expected {expected}")]
+    Size {
+        /// Package or file name.
+        name: String,
+        /// URL.
+        origin: String,
+        /// Expected size in bytes.
+        expected: u64,
+        /// What the mirror has: a number, or "more than" one.
+        actual: String,
+    },
+    /// Several things failed in the same step: mirrors of one file, or files of one lock.
+    #[error("{what}:{}", lines(errors))]
+    Several {
+        /// What failed, without a colon at the end.
+        what: String,
+        /// Each failure; never empty.
+        errors: Vec<Error>,
+    },
     /// A signature is missing, wrong, or made by a key that must not be used.
     #[error("{origin} has no acceptable signature: {message}")]
     Signature {
@@ -166,7 +186,35 @@ fn list(names: &[String]) -> String {
     }
 }
 
+/// Up to five failures, one a line, and how many more there are.
+fn lines(errors: &[Error]) -> String {
+    let mut text: String = (errors.iter().take(5))
+        .map(|error| format!("\n  {}", error.to_string().replace('\n', "\n  ")))
+        .collect();
+    if errors.len() > 5 {
+        text += &format!("\n  and {} more", errors.len() - 5);
+    }
+    text
+}
+
 impl Error {
+    /// Whether a mirror has something else than was promised, or nothing: another lock, or mirror, helps.
+    fn is_outdated(&self) -> bool {
+        match self {
+            Error::Hash { .. } | Error::Size { .. } => true,
+            Error::Http { status, .. } => matches!(status, Some(404 | 410)),
+            _ => false,
+        }
+    }
+
+    /// Whether other files of the same mirrors can still be had.
+    pub(crate) fn concerns_one_file(&self) -> bool {
+        match self {
+            Error::Several { errors, .. } => errors.iter().any(Error::concerns_one_file),
+            _ => self.is_outdated(),
+        }
+    }
+
     /// A code that stays the same between versions.
     pub fn code(&self) -> &'static str {
         match self {
@@ -178,6 +226,8 @@ impl Error {
             Error::Offline { .. } => "FR-FETCH-OFFLINE",
             Error::TooLarge { .. } => "FR-REPO-SIZE",
             Error::Hash { .. } => "FR-FETCH-HASH",
+            Error::Size { .. } => "FR-FETCH-SIZE",
+            Error::Several { errors, .. } => errors[0].code(),
             Error::Signature { .. } => "FR-LOCK-SIGNATURE",
             Error::Key { .. } => "FR-REPO-KEY",
             Error::Expired { .. } => "FR-LOCK-EXPIRED",
@@ -197,12 +247,18 @@ impl Error {
                 "name one with --mirror {archive}=URL or {}=URL; the apt configuration of this host has none",
                 crate::mirror::variable(archive)
             ),
-            Error::Http { status: Some(404), .. } => {
-                "the mirror no longer has this file; lock again, or use another mirror".into()
+            Error::Http { .. } if self.is_outdated() => {
+                "the mirror no longer has this file: lock again (farrow lock --upgrade), or name another mirror with --mirror".into()
             }
             Error::Http { .. } => "check the network, the proxy variables and the mirror".into(),
             Error::Offline { .. } => "run once without --offline, or copy the cache from a machine that has the files".into(),
-            Error::Hash { .. } => "the mirror is out of date or was tampered with; try again later or use another mirror".into(),
+            Error::Hash { .. } | Error::Size { .. } => {
+                "the mirror has other content under this name than its signed index said: lock again (farrow lock --upgrade), or name another mirror with --mirror".into()
+            }
+            Error::Several { errors, .. } => {
+                let telling = errors.iter().find(|error| error.is_outdated());
+                return telling.unwrap_or(&errors[0]).hint();
+            }
             Error::Signature { .. } => "check the keys listed for this upstream, and that nothing on the path rewrites the file".into(),
             Error::Expired { .. } => "check this machine's clock; a mirror that stopped updating looks like this too".into(),
             Error::Incomplete { .. } => "build or install the repository again".into(),

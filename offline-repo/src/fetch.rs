@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
@@ -156,13 +156,10 @@ fn download(
         bytes: total_bytes,
     });
     let next = AtomicUsize::new(0);
-    let (bytes, items, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let (bytes, items) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed: Mutex<Vec<Error>> = Mutex::default();
     let work = || {
         while let Some(package) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if stop.load(Ordering::Relaxed) {
-                return;
-            }
             let seen = AtomicU64::new(0);
             let on_bytes = |now: u64| {
                 // Restarted downloads report less than before; the sum then only waits.
@@ -181,11 +178,11 @@ fn download(
                     total,
                 }),
                 Err(error) => {
-                    stop.store(true, Ordering::Relaxed);
-                    failed
-                        .lock()
-                        .expect("no thread panics with it")
-                        .get_or_insert(error);
+                    // What one file lacks says nothing of the others; a full disk or a dead network does.
+                    if !error.concerns_one_file() {
+                        next.store(missing.len(), Ordering::Relaxed);
+                    }
+                    failed.lock().expect("no thread panics with it").push(error);
                 }
             }
         }
@@ -195,9 +192,23 @@ fn download(
             scope.spawn(work);
         }
     });
-    match failed.into_inner().expect("no thread panics with it") {
-        Some(error) => Err(error),
-        None => Ok(()),
+    for (server, reason) in client.troubles() {
+        progress(Progress::Trouble {
+            server: &server,
+            reason: &reason,
+        });
+    }
+    let mut failed = failed.into_inner().expect("no thread panics with it");
+    match failed.len() {
+        0 => Ok(()),
+        1 => Err(failed.remove(0)),
+        n => {
+            failed.sort_by_cached_key(Error::to_string);
+            Err(Error::Several {
+                what: format!("{n} of {total} packages could not be fetched"),
+                errors: failed,
+            })
+        }
     }
 }
 

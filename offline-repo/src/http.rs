@@ -1,33 +1,74 @@
 //! HTTP, and nothing else here does HTTP: requests with time limits, retries, several mirrors, resumption.
+//!
+//! A request is tried at each mirror in turn, those that failed lately last, then after a pause again. What one mirror
+//! has begun another may finish, since content is known by its digest.
+
+mod answer;
+mod download;
+mod failure;
+mod health;
+mod limit;
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::Read;
+use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Once;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use reqwest::StatusCode;
 use reqwest::blocking::{Client as Http, Response};
-use reqwest::header::RANGE;
+use reqwest::redirect::Policy;
 
-use crate::digest::{Hasher, Sha256};
+use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::mirror::Mirrors;
 
-/// Attempts per URL before the next mirror is tried.
-const ATTEMPTS: u32 = 4;
-/// Pause before the first retry; it doubles each time.
-const BACKOFF: Duration = Duration::from_millis(400);
+use answer::Range;
+use failure::{Attempt, Failure, Next, all_failed};
+use health::Health;
+pub use limit::parse_rate;
+use limit::{Limiter, Pace};
+
+/// Rounds over the mirrors that bring nothing new before a request is given up.
+const ROUNDS: u32 = 4;
+/// The longest pause between two rounds, whatever a server asks for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a connection may be silent.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Mirrors of Debian redirect once, to a content delivery network; twice leaves room for a move to https.
+const REDIRECTS: usize = 5;
+
+/// How a client behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Every request fails with [`Error::Offline`].
+    pub offline: bool,
+    /// Bytes per second, all connections together; `None`: no limit.
+    pub limit_rate: Option<NonZeroU64>,
+    /// How long a server may send nothing, or next to nothing. dnf's default (`timeout` of dnf.conf(5)).
+    pub patience: Duration,
+    /// Pause before the second round; it doubles each time, give or take a half.
+    pub backoff: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            offline: false,
+            limit_rate: None,
+            patience: Duration::from_secs(30),
+            backoff: Duration::from_millis(400),
+        }
+    }
+}
 
 /// Fetches from the mirrors it was given.
 #[derive(Debug)]
 pub struct Client {
     http: Http,
     mirrors: Mirrors,
-    offline: bool,
+    options: Options,
+    health: Health,
+    limiter: Option<Limiter>,
 }
 
 /// Content that is known before it is fetched.
@@ -41,35 +82,48 @@ pub struct Expected {
     pub sha256: Sha256,
 }
 
-/// Why one attempt failed, and whether another makes sense.
-struct Failure {
-    error: Error,
-    retry: bool,
-}
-
 impl Client {
-    /// A client; with `offline` every request fails with [`Error::Offline`]. Proxies come from the environment.
+    /// A client with the usual behaviour.
     pub fn new(mirrors: Mirrors, offline: bool) -> Result<Self> {
+        let options = Options {
+            offline,
+            ..Options::default()
+        };
+        Client::with_options(mirrors, options)
+    }
+
+    /// A client; proxies come from the environment.
+    pub fn with_options(mirrors: Mirrors, options: Options) -> Result<Self> {
         static PROVIDER: Once = Once::new();
         // Fails only if the program has chosen a provider itself, which is as good.
         PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
         let http = Http::builder()
             .user_agent(concat!("farrow/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(READ_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT.min(options.patience))
+            // Of the blocking client: for the answer to begin, and again for each read of its body.
+            .timeout(options.patience)
+            .redirect(redirects())
+            .referer(false)
             .pool_max_idle_per_host(16)
             .build()
             .map_err(|e| Error::invalid("HTTP client", e))?;
         Ok(Client {
             http,
             mirrors,
-            offline,
+            health: Health::default(),
+            limiter: options.limit_rate.map(Limiter::new),
+            options,
         })
     }
 
     /// Whether the network must not be used.
     pub fn is_offline(&self) -> bool {
-        self.offline
+        self.options.offline
+    }
+
+    /// How long to wait before something is asked again that a server may have in a moment.
+    pub fn pause(&self) -> Duration {
+        self.options.backoff * 2
     }
 
     /// Base URLs of an archive, see [`Mirrors::urls`].
@@ -77,24 +131,49 @@ impl Client {
         self.mirrors.urls(archive, own)
     }
 
+    /// Servers that failed and the last reason of each, for a note to the user.
+    pub fn troubles(&self) -> Vec<(String, String)> {
+        self.health.troubles()
+    }
+
     /// Fetches a small file from the first URL that has it; returns the URL as well.
     pub fn get(&self, urls: &[String], limit: u64) -> Result<(Vec<u8>, String)> {
+        self.get_accepted(urls, limit, |bytes, url| Ok((bytes, url.to_string())))
+    }
+
+    /// Fetches a small file from the first URL whose content `accept` can use.
+    pub fn get_accepted<T>(
+        &self,
+        urls: &[String],
+        limit: u64,
+        accept: impl Fn(Vec<u8>, &str) -> Result<T>,
+    ) -> Result<T> {
         self.try_all(urls, |url| {
-            let response = self.request(url, 0)?;
-            let mut bytes = Vec::new();
-            response
-                .take(limit + 1)
-                .read_to_end(&mut bytes)
-                .map_err(|e| Failure {
-                    error: broken(url, e),
-                    retry: true,
+            let fetch = || {
+                let too_large = || {
+                    Failure::other_mirror(Error::TooLarge {
+                        origin: redact(url),
+                        limit,
+                    })
+                };
+                let response = self.send(url, None)?;
+                answer::whole(url, &response)?;
+                if response.content_length().is_some_and(|n| n > limit) {
+                    return Err(too_large());
+                }
+                let mut bytes = Vec::new();
+                self.read_body(response, url, |chunk| {
+                    bytes.extend_from_slice(chunk);
+                    match bytes.len() as u64 > limit {
+                        true => Err(too_large()),
+                        false => Ok(()),
+                    }
                 })?;
-            match bytes.len() as u64 > limit {
-                true => Err(give_up(Error::TooLarge {
-                    origin: redact(url),
-                    limit,
-                })),
-                false => Ok((bytes, url.to_string())),
+                accept(bytes, url).map_err(Failure::other_mirror)
+            };
+            Attempt {
+                outcome: fetch(),
+                grew: false,
             }
         })
     }
@@ -109,192 +188,146 @@ impl Client {
         path: &Path,
         on_bytes: &dyn Fn(u64),
     ) -> Result<()> {
-        self.try_all(urls, |url| {
-            self.continue_download(url, expected, file, path, on_bytes)
-        })
-    }
-
-    fn continue_download(
-        &self,
-        url: &str,
-        expected: &Expected,
-        file: &mut File,
-        path: &Path,
-        on_bytes: &dyn Fn(u64),
-    ) -> std::result::Result<(), Failure> {
-        let io = |e| give_up(Error::io("write", path, e));
-        let mut hasher = hash_present(file, expected.size).map_err(io)?;
-        let resumed = hasher.size() > 0;
-        if hasher.size() < expected.size {
-            let response = self.request(url, hasher.size())?;
-            if resumed && response.status() != StatusCode::PARTIAL_CONTENT {
-                file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
-                hasher = Hasher::default();
-            }
-            copy(response, url, expected, file, path, &mut hasher, on_bytes)?;
-        }
-        let (actual, actual_size) = hasher.finish();
-        if (actual, actual_size) == (expected.sha256, expected.size) {
+        let mut download = download::Download::new(expected, file, path, on_bytes)?;
+        if download.is_finished()? {
             return Ok(());
         }
-        // Nothing of it can be used again. What was resumed may be at fault, so one full attempt follows.
-        file.set_len(0).and_then(|()| file.rewind()).map_err(io)?;
-        Err(Failure {
-            retry: resumed,
-            error: Error::Hash {
-                name: expected.name.clone(),
-                origin: redact(url),
-                expected: expected.sha256.to_string(),
-                actual: actual.to_string(),
-                expected_size: expected.size,
-                actual_size,
-            },
-        })
+        self.try_all(urls, |url| download.attempt(self, url))
     }
 
-    /// Tries each URL several times, and the next URL when one has failed for good.
+    /// Asks each URL, those whose server failed lately last; then, after a pause, again those that may still do better.
     fn try_all<T>(
         &self,
         urls: &[String],
-        mut attempt: impl FnMut(&str) -> std::result::Result<T, Failure>,
+        mut attempt: impl FnMut(&str) -> Attempt<T>,
     ) -> Result<T> {
-        if self.offline {
+        if self.options.offline {
             return Err(Error::Offline {
                 missing: urls.first().map(|url| redact(url)).into_iter().collect(),
             });
         }
-        let mut last = Error::invalid("HTTP client", "no URL to fetch from");
-        for url in urls {
-            for number in 0..ATTEMPTS {
-                match attempt(url) {
-                    Ok(value) => return Ok(value),
-                    Err(failure) => {
-                        last = failure.error;
-                        if !failure.retry {
-                            break;
-                        }
-                        if number + 1 < ATTEMPTS {
-                            std::thread::sleep(BACKOFF * 2u32.pow(number));
-                        }
+        let mut open: Vec<&String> = urls.iter().collect();
+        let mut failed: Vec<(&String, Error)> = Vec::new();
+        let mut idle = 0;
+        while idle < ROUNDS && !open.is_empty() {
+            open.sort_by_key(|url| self.health.is_failing(url));
+            let (mut grew, mut pause) = (false, Duration::ZERO);
+            for url in std::mem::take(&mut open) {
+                let done = attempt(url);
+                grew |= done.grew;
+                let failure = match done.outcome {
+                    Ok(value) => {
+                        self.health.works(url);
+                        return Ok(value);
+                    }
+                    Err(failure) => failure,
+                };
+                match failure.next {
+                    Next::Stop => return Err(*failure.error),
+                    Next::OtherMirror => {}
+                    Next::Retry(after) => {
+                        self.health.failed(url, &failure.error);
+                        pause = pause.max(after);
+                        open.push(url);
                     }
                 }
+                failed.retain(|(known, _)| *known != url);
+                failed.push((url, *failure.error));
+            }
+            idle = if grew { 0 } else { idle + 1 };
+            if idle < ROUNDS && !open.is_empty() {
+                let backoff = self.options.backoff * 2u32.pow(idle);
+                let jittered = backoff.mul_f64(0.5 + fastrand::f64());
+                std::thread::sleep(jittered.max(pause).min(LONGEST_PAUSE));
             }
         }
-        Err(last)
+        Err(all_failed(failed))
     }
 
-    fn request(&self, url: &str, from: u64) -> std::result::Result<Response, Failure> {
+    /// Sends a request; with a range, for what is missing.
+    fn send(&self, url: &str, range: Option<&Range>) -> std::result::Result<Response, Failure> {
         let mut request = self.http.get(url);
-        if from > 0 {
-            request = request.header(RANGE, format!("bytes={from}-"));
+        if let Some(range) = range {
+            request = range.apply(request);
         }
-        let response = request.send().map_err(|e| Failure {
-            error: broken(url, e.without_url()),
-            retry: true,
+        let response = request.send().map_err(|e| {
+            let error = broken(url, &e);
+            // A redirect that leads astray does so the next time as well.
+            match e.is_redirect() || e.is_builder() {
+                true => Failure::other_mirror(error),
+                false => Failure::retry(error),
+            }
         })?;
-        let status = response.status();
-        match status {
-            StatusCode::OK => Ok(response),
-            StatusCode::PARTIAL_CONTENT if from > 0 => Ok(response),
-            _ => Err(Failure {
-                retry: status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
-                error: Error::Http {
-                    url: redact(url),
-                    message: format!("the server answered {status}"),
-                    status: Some(status.as_u16()),
-                },
-            }),
+        Ok(response)
+    }
+
+    /// Reads a body to its end, at the pace that is allowed, and no slower than is bearable.
+    fn read_body(
+        &self,
+        mut response: Response,
+        url: &str,
+        mut take: impl FnMut(&[u8]) -> std::result::Result<(), Failure>,
+    ) -> std::result::Result<(), Failure> {
+        let mut buffer = vec![0; self.limiter.as_ref().map_or(128 << 10, Limiter::chunk)];
+        let mut pace = Pace::new(self.options.patience);
+        loop {
+            let begin = Instant::now();
+            match response.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => {
+                    take(&buffer[..n])?;
+                    if let Err(message) = pace.add(n as u64, begin.elapsed()) {
+                        return Err(Failure::retry(no_answer(url, message)));
+                    }
+                    if let Some(limiter) = &self.limiter {
+                        limiter.wait(n as u64);
+                    }
+                }
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(Failure::retry(broken(url, &e))),
+            }
         }
     }
 }
 
-fn give_up(error: Error) -> Failure {
-    Failure {
-        error,
-        retry: false,
-    }
+/// Follows a few redirects, to http and https only, and never from https back to http.
+fn redirects() -> Policy {
+    Policy::custom(|attempt| {
+        let to = attempt.url();
+        let was_secure = attempt.previous().iter().any(|url| url.scheme() == "https");
+        let refusal = match to.scheme() {
+            _ if attempt.previous().len() > REDIRECTS => {
+                format!("it redirects more than {REDIRECTS} times")
+            }
+            "https" => return attempt.follow(),
+            "http" if !was_secure => return attempt.follow(),
+            "http" => format!("it redirects from https to {}", redact(to.as_str())),
+            _ => format!("it redirects to {}", redact(to.as_str())),
+        };
+        attempt.error(refusal)
+    })
 }
 
-fn broken(url: &str, error: impl std::error::Error) -> Error {
+fn broken(url: &str, error: &dyn std::error::Error) -> Error {
+    // reqwest puts the URL into its message, credentials included.
     let mut message = error.to_string();
+    if let Some((start, _)) = message.split_once(" for url (") {
+        message.truncate(start.len());
+    }
     let mut source = error.source();
     while let Some(cause) = source {
         message = format!("{message}: {cause}");
         source = cause.source();
     }
+    no_answer(url, message)
+}
+
+fn no_answer(url: &str, message: String) -> Error {
     Error::Http {
         url: redact(url),
         message,
         status: None,
     }
-}
-
-/// Hashes what a file holds and leaves its position at the end; what is longer than it should be is dropped.
-fn hash_present(file: &mut File, limit: u64) -> std::io::Result<Hasher> {
-    if file.metadata()?.len() > limit {
-        file.set_len(0)?;
-    }
-    file.rewind()?;
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 256 * 1024];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => break,
-            n => hasher.update(&buffer[..n]),
-        }
-    }
-    file.seek(SeekFrom::End(0))?;
-    Ok(hasher)
-}
-
-/// Copies a response's body, never more than is expected.
-fn copy(
-    mut response: Response,
-    url: &str,
-    expected: &Expected,
-    file: &mut File,
-    path: &Path,
-    hasher: &mut Hasher,
-    on_bytes: &dyn Fn(u64),
-) -> std::result::Result<(), Failure> {
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        let n = match response.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) => {
-                return Err(Failure {
-                    error: broken(url, e),
-                    retry: true,
-                });
-            }
-        };
-        if hasher.size() + n as u64 > expected.size {
-            let _ = file.set_len(0);
-            return Err(give_up(Error::TooLarge {
-                origin: format!("{} from {}", expected.name, redact(url)),
-                limit: expected.size,
-            }));
-        }
-        file.write_all(&buffer[..n])
-            .map_err(|e| give_up(Error::io("write", path, e)))?;
-        hasher.update(&buffer[..n]);
-        on_bytes(hasher.size());
-    }
-    if hasher.size() < expected.size {
-        return Err(Failure {
-            error: broken(
-                url,
-                std::io::Error::other(format!(
-                    "it ended after {} of {} bytes",
-                    hasher.size(),
-                    expected.size
-                )),
-            ),
-            retry: true,
-        });
-    }
-    Ok(())
 }
 
 /// A URL without user name and password, for messages.

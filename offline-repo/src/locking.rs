@@ -9,7 +9,6 @@ use crate::closure::{self, Chosen, Wishes};
 use crate::error::{Error, Result};
 use crate::http::Client;
 use crate::lock::{Lock, LockedIndex, LockedPackage, SCHEMA};
-use crate::openpgp::Keyring;
 use crate::progress::{Callback, Progress};
 use crate::resolve::Resolver;
 use crate::universe::{IndexText, Universe};
@@ -174,24 +173,10 @@ fn load_suite(
     client: &Client,
     cache: &Cache,
 ) -> Loaded {
-    let keyring = Keyring::from_files(&upstream.keys).map_err(|error| match error {
-        Error::Key { origin, message } => Error::Key {
-            origin: format!("{origin} of the upstream '{}'", upstream.name),
-            message,
-        },
-        other => other,
-    })?;
-    let signed = archive::fetch_release(client, upstream, &keyring, suite, now)?;
+    let architecture = &request.architecture;
+    let (signed, files) = archive::fetch_suite(client, cache, upstream, suite, architecture, now)?;
     let mut loaded = Vec::new();
-    for component in &upstream.components {
-        let packages = archive::fetch_packages(
-            client,
-            cache,
-            &signed,
-            component,
-            &request.architecture,
-            &|_| {},
-        )?;
+    for (component, packages) in upstream.components.iter().zip(files) {
         let index = LockedIndex {
             upstream: upstream.name.clone(),
             archive: upstream.archive.clone(),

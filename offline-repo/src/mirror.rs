@@ -49,20 +49,17 @@ impl Mirrors {
     }
 
     /// Base URLs of an archive, without a slash at the end, best first. `own` is the URL that the
-    /// recipe itself gives for a vendor's archive. Several URLs in one variable are separated by spaces.
+    /// recipe itself gives for a vendor's archive. Wherever one URL is given, several may be, see [`split`].
     pub fn urls(&self, archive: &str, own: Option<&str>) -> Result<Vec<String>> {
-        let from_environment = || {
-            let value = self.environment.get(&variable(archive))?;
-            Some(
-                value
-                    .split_ascii_whitespace()
-                    .map(String::from)
-                    .collect::<Vec<_>>(),
-            )
-        };
-        let urls = (self.overrides.get(archive).cloned())
-            .or_else(from_environment)
-            .or_else(|| own.map(|url| vec![url.to_string()]))
+        let overrides = self.overrides.get(archive);
+        let urls = overrides
+            .map(|urls| urls.iter().flat_map(|url| split(url)).collect())
+            .or_else(|| {
+                self.environment
+                    .get(&variable(archive))
+                    .map(|urls| split(urls))
+            })
+            .or_else(|| own.map(split))
             .or_else(|| self.configured.get(archive).cloned())
             .filter(|urls| !urls.is_empty())
             .ok_or_else(|| Error::Mirror {
@@ -81,6 +78,14 @@ impl Mirrors {
             .map(|url| url.trim_end_matches('/').to_string())
             .collect())
     }
+}
+
+/// URLs separated by spaces, as in apt's `URIs`, or by commas, as is usual on a command line.
+pub fn split(urls: &str) -> Vec<String> {
+    urls.split(|c: char| c == ',' || c.is_ascii_whitespace())
+        .filter(|url| !url.is_empty())
+        .map(String::from)
+        .collect()
 }
 
 fn is_http(url: &str) -> bool {
@@ -219,7 +224,7 @@ mod tests {
             ("FARROW_MIRROR_A1".into(), "http://e.example/x".into()),
             (
                 "FARROW_MIRROR_B_2".into(),
-                "http://e.example/b http://f.example/b".into(),
+                "http://e.example/b, http://f.example/b".into(),
             ),
         ]);
         let mirrors = Mirrors::new(overrides, environment, &parse_sources(SOURCES));
@@ -232,6 +237,11 @@ mod tests {
                 "http://e.example/b http://f.example/b",
             ),
             ("pgdg", Some("http://own.example/"), "http://own.example"),
+            (
+                "pgdg",
+                Some("http://own.example/ http://two.example"),
+                "http://own.example http://two.example",
+            ),
             (
                 "debian",
                 None,

@@ -28,6 +28,13 @@ pub enum Progress<'a> {
         /// Items in total.
         total: u64,
     },
+    /// A server failed and something else helped: another mirror, or another attempt.
+    Trouble {
+        /// Scheme, host and port.
+        server: &'a str,
+        /// What it failed with the last time.
+        reason: &'a str,
+    },
 }
 
 /// The callback's type. It is called from several threads.

@@ -318,7 +318,7 @@ fn the_next_mirror_is_asked() {
     for fault in [Fault::Status(404), Fault::Flip, Fault::TooMuch] {
         let (place, other) = (Place::new(), Server::start(archive(&archive_signer())));
         let locked = place.lock(&request()).unwrap();
-        place.server.fault(SSL, &[fault]);
+        place.server.fault(SSL, std::slice::from_ref(&fault));
         let client = client(&[&place.server, &other], false);
         fetch(&locked, &client, &place.cache(), &silent).unwrap();
         assert_eq!(other.requests(), [SSL], "{fault:?}");

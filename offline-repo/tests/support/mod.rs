@@ -1,158 +1,25 @@
 //! A real archive in memory, signed and served over HTTP by a small server that can misbehave on order.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub mod repository;
+pub mod server;
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use offline_repo::archive::Upstream;
 use offline_repo::compression;
 use offline_repo::date;
 use offline_repo::digest::Sha256;
-use offline_repo::http::Client;
+use offline_repo::http::{Client, Options};
 use offline_repo::locking::LockRequest;
 use offline_repo::mirror::Mirrors;
 use offline_repo::signer::Signer;
+pub use server::{Fault, Server};
 
 /// The time at which everything in these tests happens: 2026-11-18.
 pub const NOW: u64 = 1_795_000_000;
-
-/// What the server does wrong, once per entry, for a path.
-#[derive(Debug, Clone, Copy)]
-pub enum Fault {
-    /// Answers with this status.
-    Status(u16),
-    /// Announces the whole length, sends half, closes.
-    Cut,
-    /// Flips a bit in the middle.
-    Flip,
-    /// Ignores the Range header.
-    Whole,
-    /// Sends more than there is.
-    TooMuch,
-}
-
-/// State shared with the server's thread.
-#[derive(Default)]
-pub struct Site {
-    pub files: HashMap<String, Vec<u8>>,
-    pub faults: HashMap<String, Vec<Fault>>,
-    pub requests: Vec<String>,
-}
-
-/// A web server on a free port of the loopback interface; its thread ends with the test's process.
-pub struct Server {
-    pub url: String,
-    pub site: Arc<Mutex<Site>>,
-}
-
-impl Server {
-    pub fn start(files: HashMap<String, Vec<u8>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let site = Arc::new(Mutex::new(Site {
-            files,
-            ..Site::default()
-        }));
-        let shared = site.clone();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = shared.clone();
-                std::thread::spawn(move || serve(stream, &shared));
-            }
-        });
-        Server { url, site }
-    }
-
-    pub fn fault(&self, path: &str, faults: &[Fault]) {
-        let mut site = self.site.lock().unwrap();
-        site.faults
-            .insert(path.to_string(), faults.iter().rev().copied().collect());
-    }
-
-    pub fn requests(&self) -> Vec<String> {
-        std::mem::take(&mut self.site.lock().unwrap().requests)
-    }
-}
-
-fn serve(stream: TcpStream, site: &Mutex<Site>) -> Option<()> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
-    let mut line = String::new();
-    reader.read_line(&mut line).ok()?;
-    // apt asks for a flat repository's files below "./".
-    let path = unescape(line.split(' ').nth(1)?).replace("/./", "/");
-    let mut from = 0;
-    loop {
-        let mut header = String::new();
-        reader.read_line(&mut header).ok()?;
-        let lower = header.trim().to_ascii_lowercase();
-        if let Some(range) = lower.strip_prefix("range: bytes=") {
-            from = range.trim_end_matches('-').parse().ok()?;
-        }
-        if lower.is_empty() {
-            break;
-        }
-    }
-    let (content, fault) = {
-        let mut site = site.lock().unwrap();
-        site.requests.push(if from > 0 {
-            format!("{path} from {from}")
-        } else {
-            path.clone()
-        });
-        let fault = site.faults.get_mut(&path).and_then(Vec::pop);
-        (site.files.get(&path).cloned(), fault)
-    };
-    let mut stream = stream;
-    let mut answer = |status: &str, length: usize, body: &[u8]| {
-        let head =
-            format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
-        stream
-            .write_all(head.as_bytes())
-            .and_then(|()| stream.write_all(body))
-            .ok()
-    };
-    let Some(mut body) = content else {
-        return answer("404 Not Found", 0, b"");
-    };
-    match fault {
-        Some(Fault::Status(status)) => return answer(&format!("{status} Trouble"), 0, b""),
-        Some(Fault::Cut) => {
-            let half = body.len() / 2;
-            return answer("200 OK", body.len(), &body[..half]);
-        }
-        Some(Fault::Flip) => {
-            let middle = body.len() / 2;
-            body[middle] ^= 1;
-        }
-        Some(Fault::TooMuch) => body.extend_from_slice(b"more"),
-        Some(Fault::Whole) => from = 0,
-        None => {}
-    }
-    match from {
-        0 => answer("200 OK", body.len(), &body),
-        _ => answer("206 Partial Content", body.len() - from, &body[from..]),
-    }
-}
-
-fn unescape(path: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = path.as_bytes();
-    while let Some((first, tail)) = rest.split_first() {
-        if *first == b'%' {
-            bytes.extend(hex::decode(&tail[..2]).unwrap());
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-            rest = tail;
-        }
-    }
-    String::from_utf8(bytes).unwrap()
-}
 
 /// A `.deb` with these control fields and one file of content.
 pub fn deb(control: &str) -> Vec<u8> {
@@ -273,16 +140,26 @@ pub fn repository_signer() -> Signer {
 
 /// A client for archives at these servers, in order of preference.
 pub fn client(servers: &[&Server], offline: bool) -> Client {
-    let urls = servers
-        .iter()
+    let urls: Vec<String> = (servers.iter())
         .map(|server| format!("{}/debian", server.url))
         .collect();
-    let mirrors = Mirrors::new(
-        BTreeMap::from([("debian".to_string(), urls)]),
-        BTreeMap::new(),
-        &[],
-    );
-    Client::new(mirrors, offline).unwrap()
+    client_of(&urls, Options { offline, ..quick() })
+}
+
+/// Options of a client that is short of patience, as tests are.
+pub fn quick() -> Options {
+    Options {
+        patience: Duration::from_secs(1),
+        backoff: Duration::from_millis(5),
+        ..Options::default()
+    }
+}
+
+/// A client for archives at these base URLs, in order of preference.
+pub fn client_of(urls: &[String], options: Options) -> Client {
+    let overrides = BTreeMap::from([("debian".to_string(), urls.to_vec())]);
+    let mirrors = Mirrors::new(overrides, BTreeMap::new(), &[]);
+    Client::with_options(mirrors, options).unwrap()
 }
 
 /// A request for "database" with the essential packages.
