@@ -159,6 +159,14 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// A `.rpm` cannot be read, or is not what it should be.
+    #[error("package {path}: {message}")]
+    Rpm {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// A repository is not complete: its marker is missing or its content differs.
     #[error("repository {path} is not complete: {message}")]
     Incomplete {
@@ -235,6 +243,7 @@ impl Error {
             Error::UnknownPackage { .. } => "FR-RESOLVE-UNKNOWN",
             Error::Unsatisfiable { .. } => "FR-RESOLVE-CONFLICT",
             Error::Deb { .. } => "FR-REPO-DEB",
+            Error::Rpm { .. } => "FR-REPO-RPM",
             Error::Incomplete { .. } => "FR-REPO-INCOMPLETE",
             Error::Bundle { .. } => "FR-REPO-BUNDLE",
         }

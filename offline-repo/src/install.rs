@@ -9,7 +9,7 @@ use crate::files::{self, Staging, is_confined};
 use crate::marker::{self, Marker};
 use crate::openpgp::Keyring;
 use crate::progress::{Callback, Progress};
-use crate::publish::{beside_names, check_name};
+use crate::publish::{beside_names, check_name, is_beside};
 
 /// More members than any bundle has.
 const MEMBER_LIMIT: u64 = 1_000_000;
@@ -139,7 +139,7 @@ impl Unpacked {
             return Err(format!("is cut off: it has no {}", marker::NAME).into());
         }
         let beside = unpacked.beside.iter().map(|(file, _)| file);
-        match beside.eq(&beside_names(name)) {
+        match is_beside(name, beside) {
             true => Ok(unpacked),
             false => Err("lacks a key or a source entry".to_string().into()),
         }

@@ -39,6 +39,7 @@ pub mod publish;
 pub mod release;
 pub mod repository;
 pub mod resolve;
+pub mod rpm;
 mod scores;
 pub mod signer;
 mod solver;

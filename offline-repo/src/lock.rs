@@ -9,6 +9,7 @@ use crate::dependency;
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::files::{self, is_confined};
+use crate::rpm;
 use crate::version;
 
 /// The version of the format that this crate reads and writes.
@@ -96,17 +97,59 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+/// Kinds of package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Format {
+    /// Debian's.
+    Deb,
+    /// RPM.
+    Rpm,
+}
+
 impl LockedPackage {
+    /// Its kind, by the end of its path: no archive of either kind names its packages otherwise.
+    pub fn format(&self) -> Format {
+        match self.path.ends_with(".rpm") {
+            true => Format::Rpm,
+            false => Format::Deb,
+        }
+    }
+
     /// The file's name in a flat repository: `name_version_arch.deb`, with the epoch's colon as `%3a`, as apt
-    /// names the files it downloads.
+    /// names the files it downloads; `name-version-release.arch.rpm` for an RPM package.
     pub fn file_name(&self) -> String {
-        file_name(&self.name, &self.version, &self.architecture)
+        match self.format() {
+            Format::Deb => file_name(&self.name, &self.version, &self.architecture),
+            Format::Rpm => rpm::file_name(&self.name, &self.version, &self.architecture),
+        }
+    }
+
+    /// Whether nothing in it can lead out of a folder or a URL.
+    fn is_valid(&self, lock_architecture: &str) -> bool {
+        let named = match self.format() {
+            Format::Deb => {
+                dependency::is_package_name(&self.name)
+                    && version::is_valid(&self.version)
+                    && (self.architecture == "all" || self.architecture == lock_architecture)
+            }
+            Format::Rpm => {
+                rpm::is_package_name(&self.name)
+                    && rpm::evr::is_valid(&self.version)
+                    && rpm::is_architecture(&self.architecture)
+            }
+        };
+        named && is_confined(self.path.strip_prefix("./").unwrap_or(&self.path))
     }
 }
 
 /// See [`LockedPackage::file_name`].
 pub fn file_name(name: &str, version: &str, architecture: &str) -> String {
     format!("{name}_{}_{architecture}.deb", version.replace(':', "%3a"))
+}
+
+/// RPM packages of one name may stand beside each other for different architectures, as 32-bit libraries do.
+fn rpm_architecture(package: &LockedPackage) -> Option<&str> {
+    (package.format() == Format::Rpm).then_some(package.architecture.as_str())
 }
 
 impl Lock {
@@ -130,23 +173,21 @@ impl Lock {
     }
 
     fn check(&self, origin: &str) -> Result<()> {
-        if !dependency::is_architecture(&self.architecture) {
+        if !dependency::is_architecture(&self.architecture)
+            && !rpm::is_architecture(&self.architecture)
+        {
             return Err(Error::invalid(origin, "has no valid architecture"));
         }
         let mut names = BTreeSet::new();
         for package in &self.packages {
-            let is_valid = dependency::is_package_name(&package.name)
-                && version::is_valid(&package.version)
-                && (package.architecture == "all" || package.architecture == self.architecture)
-                && is_confined(package.path.strip_prefix("./").unwrap_or(&package.path));
-            if !is_valid {
+            if !package.is_valid(&self.architecture) {
                 let message = format!(
                     "package '{}' has an invalid name, version, architecture or path",
                     package.name.escape_debug()
                 );
                 return Err(Error::invalid(origin, message));
             }
-            if !names.insert(&package.name) {
+            if !names.insert((&package.name, package.format(), rpm_architecture(package))) {
                 return Err(Error::invalid(
                     origin,
                     format!("package '{}' occurs twice", package.name),

@@ -1,4 +1,6 @@
-//! A repository folder from verified packages: flat, signed, usable by stock apt over HTTP and as `file:`.
+//! A repository folder from verified packages: flat, signed, usable by stock apt and stock dnf over HTTP and as `file:`.
+//!
+//! `.deb` packages make it an apt repository, `.rpm` packages a yum repository, both make it both.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,10 +14,13 @@ use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::fetch::Fetched;
 use crate::files::{self, Staging};
-use crate::lock::LockedPackage;
+use crate::lock::{Format, LockedPackage};
 use crate::marker;
 use crate::metadata::{self, ReleaseInput};
 use crate::progress::{Callback, Progress};
+use crate::rpm::metadata::{Elements, Place, elements};
+use crate::rpm::package::Package;
+use crate::rpm::repodata;
 use crate::signer::Signer;
 
 /// How a repository is named and dated.
@@ -36,7 +41,7 @@ pub struct PublishOptions {
 pub struct Published {
     /// The folder, `OUT/NAME`.
     pub path: PathBuf,
-    /// Files beside it: key (`.asc`, `.gpg`), source entries (`.sources`, `.list`).
+    /// Files beside it: key (`.asc`, `.gpg`), source entries (`.sources` and `.list` for apt, `.repo` for dnf).
     pub beside: Vec<PathBuf>,
     /// Digest of the manifest, the repository's identity.
     pub manifest: Sha256,
@@ -59,23 +64,36 @@ pub fn publish(
     let _held = files::lock_dir(out)?;
     let target = out.join(&options.name);
     let staging = Staging::new(&target)?;
-    let stanzas = copy_packages(fetched, staging.path(), progress)?;
-    let indexes = write_indexes(&stanzas, staging.path())?;
+    let described = copy_packages(fetched, staging.path(), options.epoch, progress)?;
+    let packages = described.len();
+    let (stanzas, elements) = split(described);
+    let families = Families {
+        apt: !stanzas.is_empty() || elements.is_empty(),
+        yum: !elements.is_empty(),
+    };
+    if families.apt {
+        let indexes = write_indexes(&stanzas, staging.path())?;
+        write_release(fetched, options, signer, &indexes, staging.path())?;
+    }
+    if families.yum {
+        for (path, bytes) in repodata::files(&elements, signer, options.epoch)? {
+            write(staging.path(), &path, &bytes)?;
+        }
+    }
     write(
         staging.path(),
         &lock_name(&options.name),
         fetched.lock().to_text().as_bytes(),
     )?;
-    write_release(fetched, options, signer, &indexes, staging.path())?;
     let manifest = write_marker(fetched, signer, options.epoch, staging.path())?;
-    let beside = write_beside(options, signer, out)?;
+    let beside = write_beside(options, families, signer, out)?;
     files::normalise(staging.path(), options.epoch)?;
     staging.install(marker::NAME)?;
     Ok(Published {
         path: target,
         beside,
         manifest,
-        packages: stanzas.len(),
+        packages,
         bytes: fetched.packages().map(|(p, _)| p.size).sum(),
     })
 }
@@ -85,9 +103,46 @@ pub fn lock_name(name: &str) -> String {
     format!("{name}.lock")
 }
 
-/// Names of files that lie beside a repository `name`.
-pub fn beside_names(name: &str) -> [String; 4] {
-    ["asc", "gpg", "list", "sources"].map(|ending| format!("{name}.{ending}"))
+/// Names of files that may lie beside a repository `name`, sorted. The key is always there, the others for the
+/// clients that the repository serves.
+pub fn beside_names(name: &str) -> [String; 5] {
+    ["asc", "gpg", "list", "repo", "sources"].map(|ending| format!("{name}.{ending}"))
+}
+
+/// Whether `found` is what lies beside a repository `name` for apt, for dnf, or for both.
+pub(crate) fn is_beside<'a>(name: &str, found: impl Iterator<Item = &'a String>) -> bool {
+    let found: Vec<&String> = found.collect();
+    let [asc, gpg, list, repo, sources] = &beside_names(name);
+    [
+        vec![asc, gpg, list, sources],
+        vec![asc, repo],
+        vec![asc, gpg, list, repo, sources],
+    ]
+    .contains(&found)
+}
+
+/// Which clients a repository is for.
+#[derive(Debug, Clone, Copy)]
+struct Families {
+    apt: bool,
+    yum: bool,
+}
+
+/// What the indexes say about a package.
+enum Described {
+    Stanza(String),
+    Elements(Elements),
+}
+
+fn split(described: Vec<Described>) -> (Vec<String>, Vec<Elements>) {
+    let (mut stanzas, mut elements) = (Vec::new(), Vec::new());
+    for package in described {
+        match package {
+            Described::Stanza(stanza) => stanzas.push(stanza),
+            Described::Elements(found) => elements.push(found),
+        }
+    }
+    (stanzas, elements)
 }
 
 /// A repository's name becomes a folder, a host name and a file name.
@@ -109,8 +164,13 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     }
 }
 
-/// Copies the packages and returns their stanzas, in the order of the lock.
-fn copy_packages(fetched: &Fetched, into: &Path, progress: Callback<'_>) -> Result<Vec<String>> {
+/// Copies the packages and returns their stanzas or elements, in the order of the lock.
+fn copy_packages(
+    fetched: &Fetched,
+    into: &Path,
+    epoch: u64,
+    progress: Callback<'_>,
+) -> Result<Vec<Described>> {
     let packages: Vec<(&LockedPackage, &Path)> = fetched.packages().collect();
     let total = packages.len() as u64;
     progress(Progress::Stage {
@@ -122,20 +182,25 @@ fn copy_packages(fetched: &Fetched, into: &Path, progress: Callback<'_>) -> Resu
     packages
         .par_iter()
         .map(|(package, source)| {
-            let stanza = copy_package(package, source, into)?;
+            let described = copy_package(package, source, into, epoch)?;
             progress(Progress::Item {
                 name: &package.name,
                 done: done.fetch_add(1, Ordering::Relaxed) + 1,
                 total,
             });
-            Ok(stanza)
+            Ok(described)
         })
         .collect()
 }
 
 /// Copies one package. Not a hard link: whoever writes to the repository's file must not change the cache. The
 /// kernel shares the blocks where the file system can. The copy is what gets hashed, so a damaged cache is found.
-fn copy_package(package: &LockedPackage, source: &Path, into: &Path) -> Result<String> {
+fn copy_package(
+    package: &LockedPackage,
+    source: &Path,
+    into: &Path,
+    epoch: u64,
+) -> Result<Described> {
     let target = into.join(package.file_name());
     fs::copy(source, &target).map_err(|e| Error::io("copy", source, e))?;
     let (actual, actual_size) = Sha256::of_file(&target)?;
@@ -149,11 +214,45 @@ fn copy_package(package: &LockedPackage, source: &Path, into: &Path) -> Result<S
             actual_size,
         });
     }
-    let control = deb::control(&target)?;
-    metadata::package_stanza(&control, package).map_err(|message| Error::Deb {
-        path: source.to_path_buf(),
-        message,
-    })
+    match package.format() {
+        Format::Deb => {
+            let control = deb::control(&target)?;
+            let stanza = metadata::package_stanza(&control, package);
+            let stanza = stanza.map_err(|message| Error::Deb {
+                path: source.to_path_buf(),
+                message,
+            })?;
+            Ok(Described::Stanza(stanza))
+        }
+        Format::Rpm => describe_rpm(package, &target, epoch).map(Described::Elements),
+    }
+}
+
+/// The elements of a package, whose header must be the locked package's.
+fn describe_rpm(locked: &LockedPackage, path: &Path, epoch: u64) -> Result<Elements> {
+    let package = Package::open(path)?;
+    for (what, found, expected) in [
+        ("name", &package.name, &locked.name),
+        ("version", &package.evr(), &locked.version),
+        ("architecture", &package.architecture, &locked.architecture),
+    ] {
+        if found != expected {
+            return Err(Error::Rpm {
+                path: path.to_path_buf(),
+                message: format!(
+                    "its {what} is '{}', the lock says '{expected}'",
+                    found.escape_debug()
+                ),
+            });
+        }
+    }
+    let place = Place {
+        path: locked.file_name(),
+        size: locked.size,
+        sha256: locked.sha256,
+        time: epoch,
+    };
+    Ok(elements(&package, &place))
 }
 
 fn write(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
@@ -185,6 +284,7 @@ fn write_release(
 ) -> Result<()> {
     let mut architectures: Vec<String> = fetched
         .packages()
+        .filter(|(p, _)| p.format() == Format::Deb)
         .map(|(p, _)| p.architecture.clone())
         .collect();
     architectures.sort_unstable();
@@ -229,24 +329,40 @@ fn write_marker(fetched: &Fetched, signer: &Signer, epoch: u64, root: &Path) -> 
     Ok(manifest)
 }
 
-fn write_beside(options: &PublishOptions, signer: &Signer, out: &Path) -> Result<Vec<PathBuf>> {
+/// Writes what lies beside for these clients, and removes what an earlier build wrote for others.
+fn write_beside(
+    options: &PublishOptions,
+    families: Families,
+    signer: &Signer,
+    out: &Path,
+) -> Result<Vec<PathBuf>> {
     let name = &options.name;
     let key = signer.public_key()?;
     let url = options
         .url
         .clone()
         .unwrap_or_else(|| format!("http://h.{name}/{name}/"));
+    let list = metadata::list(&url, &format!("/etc/apt/keyrings/{name}.asc"));
     let contents = [
-        key.armored.clone().into_bytes(),
-        key.binary,
-        metadata::list(&url, &format!("/etc/apt/keyrings/{name}.asc")).into_bytes(),
-        metadata::sources(&url, &key.armored).into_bytes(),
+        Some(key.armored.clone().into_bytes()),
+        families.apt.then_some(key.binary),
+        families.apt.then(|| list.into_bytes()),
+        (families.yum).then(|| repodata::repo_file(name, &url, &[repodata::KEY]).into_bytes()),
+        (families.apt).then(|| metadata::sources(&url, &key.armored).into_bytes()),
     ];
     let mut paths = Vec::new();
-    for (file, bytes) in beside_names(name).iter().zip(contents) {
+    for (file, content) in beside_names(name).iter().zip(contents) {
         let path = out.join(file);
-        files::write_atomic(&path, &bytes, 0o644)?;
-        paths.push(path);
+        match content {
+            Some(bytes) => {
+                files::write_atomic(&path, &bytes, 0o644)?;
+                paths.push(path);
+            }
+            None if path.exists() => {
+                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
+            }
+            None => {}
+        }
     }
     Ok(paths)
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod repository;
+pub mod rpm;
 pub mod server;
 
 use std::collections::{BTreeMap, HashMap};

@@ -1,0 +1,32 @@
+//! RPM packages and yum repositories: headers, metadata, versions.
+//!
+//! ```text
+//! .rpm → Header → Package → entries of primary, filelists, other → repodata/ with a signed repomd.xml
+//! ```
+
+pub mod evr;
+pub mod header;
+pub mod metadata;
+pub mod package;
+pub mod repodata;
+pub mod xml;
+
+/// Package names as EL uses them: no separators of paths, relations or globs. One letter is enough (`R`).
+pub fn is_package_name(name: &str) -> bool {
+    (1..=200).contains(&name.len())
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"+-._".contains(&b))
+}
+
+/// `x86_64`, `noarch`, …: letters, digits and underscores.
+pub fn is_architecture(name: &str) -> bool {
+    (1..=32).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+/// The name of a package's file: `name-version-release.arch.rpm`, which has no epoch.
+pub fn file_name(name: &str, evr: &str, architecture: &str) -> String {
+    let bare = evr.split_once(':').map_or(evr, |(_, rest)| rest);
+    format!("{name}-{bare}.{architecture}.rpm")
+}
