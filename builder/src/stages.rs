@@ -299,6 +299,8 @@ fn publish(
             codename: recipe.distribution.suite.clone(),
             epoch: epoch(lock),
             url: None,
+            groups: recipe.packages.clone(),
+            bases: Vec::new(),
         };
         let published = publish::publish(
             &fetched,

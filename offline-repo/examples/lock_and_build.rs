@@ -104,6 +104,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         codename: "trixie".into(),
         epoch: locked.epoch(),
         url: None,
+        groups: Default::default(),
+        bases: Vec::new(),
     };
     let published = timed("publish", || {
         publish(&fetched, &options, &signer, out, &silent)

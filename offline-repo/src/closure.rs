@@ -74,7 +74,7 @@ pub fn closure(resolver: &Resolver<'_>, wishes: &Wishes) -> Result<Vec<Chosen>> 
     graph.explain(&roots, kept)
 }
 
-fn essential_names(universe: &Universe) -> Vec<&str> {
+pub(crate) fn essential_names(universe: &Universe) -> Vec<&str> {
     let names = universe.names().filter(|name| {
         universe
             .versions(name)

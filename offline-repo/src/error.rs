@@ -148,7 +148,21 @@ pub enum Error {
     /// No set of packages satisfies the request.
     #[error("the packages cannot be installed together:\n{explanation}")]
     Unsatisfiable {
+        /// Where it ends: the requirement that nothing can satisfy.
+        clash: Box<crate::explain::Clash>,
         /// Several lines, the chain of dependencies that contradict each other.
+        explanation: String,
+    },
+    /// A group of a repository cannot be installed on a system as it is.
+    #[error("group '{group}' cannot be installed on {base}: {clash}\n{explanation}")]
+    NotInstallable {
+        /// The group.
+        group: String,
+        /// Name of the base state.
+        base: String,
+        /// Where it ends.
+        clash: Box<crate::explain::Clash>,
+        /// The chain that leads there, several lines.
         explanation: String,
     },
     /// A `.deb` cannot be read, or is not what it should be.
@@ -242,6 +256,7 @@ impl Error {
             Error::MissingIndex { .. } => "FR-LOCK-INDEX",
             Error::UnknownPackage { .. } => "FR-RESOLVE-UNKNOWN",
             Error::Unsatisfiable { .. } => "FR-RESOLVE-CONFLICT",
+            Error::NotInstallable { .. } => "FR-REPO-CLOSURE",
             Error::Deb { .. } => "FR-REPO-DEB",
             Error::Rpm { .. } => "FR-REPO-RPM",
             Error::Incomplete { .. } => "FR-REPO-INCOMPLETE",
@@ -270,6 +285,9 @@ impl Error {
             }
             Error::Signature { .. } => "check the keys listed for this upstream, and that nothing on the path rewrites the file".into(),
             Error::Expired { .. } => "check this machine's clock; a mirror that stopped updating looks like this too".into(),
+            Error::NotInstallable { .. } => {
+                "remove or upgrade the package that is in the way, or build the repository with what is missing".into()
+            }
             Error::Incomplete { .. } => "build or install the repository again".into(),
             Error::Bundle { .. } => "copy the bundle again and compare its checksum with the origin's".into(),
             Error::Key { message, .. } if message.contains("readable by others") => "chmod 600 the key file".into(),

@@ -18,6 +18,7 @@ use crate::lock::{Format, LockedPackage};
 use crate::marker;
 use crate::metadata::{self, ReleaseInput};
 use crate::progress::{Callback, Progress};
+use crate::proof::{self, Document, Groups, RequiredBase};
 use crate::rpm::metadata::{Elements, Place, elements};
 use crate::rpm::package::Package;
 use crate::rpm::repodata;
@@ -34,6 +35,10 @@ pub struct PublishOptions {
     pub epoch: u64,
     /// URL in the source entries; `None`: `http://h.NAME/NAME/`.
     pub url: Option<String>,
+    /// What to ask for to get each group of the repository.
+    pub groups: Groups,
+    /// States that every group must install on.
+    pub bases: Vec<RequiredBase>,
 }
 
 /// A finished repository.
@@ -74,6 +79,7 @@ pub fn publish(
     if families.apt {
         let indexes = write_indexes(&stanzas, staging.path())?;
         write_release(fetched, options, signer, &indexes, staging.path())?;
+        write_proof(fetched, options, &stanzas, staging.path())?;
     }
     if families.yum {
         for (path, bytes) in repodata::files(&elements, signer, options.epoch)? {
@@ -273,6 +279,25 @@ fn write_indexes(stanzas: &[String], root: &Path) -> Result<Vec<(String, Sha256,
         indexes.push((name.to_string(), sha256, bytes.len() as u64));
     }
     Ok(indexes)
+}
+
+/// Proves that the groups install on the bases, from what is published here alone, and writes down the verdicts.
+fn write_proof(
+    fetched: &Fetched,
+    options: &PublishOptions,
+    stanzas: &[String],
+    root: &Path,
+) -> Result<()> {
+    if options.groups.is_empty() {
+        return Ok(());
+    }
+    let packages = stanzas.join("\n");
+    let architecture = &fetched.lock().architecture;
+    let document = Document::new(&packages, architecture, &options.groups, &options.bases)?;
+    if let Some(verdict) = document.refuted() {
+        return verdict.clone().into_result();
+    }
+    write(root, proof::NAME, document.to_text().as_bytes())
 }
 
 fn write_release(

@@ -11,6 +11,7 @@ use crate::files;
 use crate::lock::file_name;
 use crate::marker::{self, Marker};
 use crate::openpgp::Keyring;
+use crate::proof::{self, Base, Document, Verdict};
 use crate::resolve::Resolver;
 use crate::universe::{IndexText, Universe};
 
@@ -121,6 +122,46 @@ impl Repository {
             })
         });
         found.collect()
+    }
+
+    /// What the repository says about its groups and the states that they install on; nothing for a repository that was
+    /// made without groups.
+    pub fn document(&self) -> Result<Option<Document>> {
+        if self.marker.sha256(proof::NAME).is_none() {
+            return Ok(None);
+        }
+        let text = read_verified(&self.path, &self.marker, proof::NAME)?;
+        let origin = self.path.join(proof::NAME).display().to_string();
+        Document::parse(&origin, &text).map(Some)
+    }
+
+    /// Proves or refutes that each group of the repository with one of these names (all if none is given) installs on
+    /// `base` from this repository alone.
+    ///
+    /// # Errors
+    /// A name that is not one of a group; those of [`proof::prove`].
+    pub fn prove(&self, base: Base<'_>, names: &[String]) -> Result<Vec<Verdict>> {
+        let origin = self.path.display().to_string();
+        let mut groups = self
+            .document()?
+            .map(|document| document.groups)
+            .unwrap_or_default();
+        if let Some(name) = names.iter().find(|name| !groups.contains_key(*name)) {
+            let known: Vec<&str> = groups.keys().map(String::as_str).collect();
+            let message = format!(
+                "has no group '{}', it has: {}",
+                name.escape_debug(),
+                known.join(", ")
+            );
+            return Err(Error::invalid(origin, message));
+        }
+        groups.retain(|name, _| names.is_empty() || names.contains(name));
+        let index = IndexText {
+            origin: self.path.join("Packages").display().to_string(),
+            text: read_index(&self.path, &self.marker)?.into(),
+            priority: 0,
+        };
+        proof::prove(index, self.universe.native(), base, &groups)
     }
 
     /// Compares every file with the marker, content included.

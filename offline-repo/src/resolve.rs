@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use crate::dependency::{Alternatives, Relation};
 use crate::error::{Error, Result};
 use crate::marking;
-use crate::solver;
+use crate::solver::{self, Ask};
 use crate::suggest::closest;
 use crate::universe::{PackageId, Universe};
 
@@ -122,18 +122,20 @@ impl<'u> Resolver<'u> {
     pub(crate) fn enemies_in_order(&self, id: PackageId) -> Result<Vec<PackageId>> {
         let own = self.universe.name(id);
         let conflicts = self.universe.conflicts(id)?;
-        let enemies = conflicts.iter().flatten().flat_map(|relation| {
-            // A conflict without an architecture is about every one, and so is `any`.
-            let relation = Relation {
-                qualifier: relation.qualifier.filter(|name| *name != "any"),
-                ..*relation
-            };
-            self.satisfiers(&relation)
-        });
+        let enemies = conflicts.iter().flatten();
+        let enemies = enemies.flat_map(|relation| self.excluded_by(relation));
         // A package may conflict with a name that it provides itself: with all others, not with itself.
         Ok(enemies
             .filter(|enemy| self.universe.name(*enemy) != own)
             .collect())
+    }
+
+    /// Packages that a Conflicts or Breaks names. One without an architecture is about every one, and so is `any`.
+    pub(crate) fn excluded_by(&self, relation: &Relation<'_>) -> Vec<PackageId> {
+        self.satisfiers(&Relation {
+            qualifier: relation.qualifier.filter(|name| *name != "any"),
+            ..*relation
+        })
     }
 
     /// What apt would mark for `required`; nothing when that leaves something broken.
@@ -157,10 +159,31 @@ impl<'u> Resolver<'u> {
         for group in required {
             self.check_known(group)?;
         }
-        match solver::attempt(self, required, wanted, true) {
-            Err(Error::Unsatisfiable { .. }) => solver::attempt(self, required, wanted, false),
+        let ask = |preferred_only| Ask {
+            required,
+            kept: &[],
+            wanted,
+            preferred_only,
+        };
+        match solver::attempt(self, ask(true)) {
+            Err(Error::Unsatisfiable { .. }) => solver::attempt(self, ask(false)),
             other => other,
         }
+    }
+
+    /// Whether `required` can be had beside all installed packages, some of them perhaps in the version of an index;
+    /// [`Error::Unsatisfiable`] if not.
+    pub(crate) fn extend_installed(&self, required: &[Alternatives<'_>]) -> Result<()> {
+        for group in required {
+            self.check_known(group)?;
+        }
+        let ask = Ask {
+            required,
+            kept: &self.universe.installed_names(),
+            wanted: &[],
+            preferred_only: false,
+        };
+        solver::attempt(self, ask).map(drop)
     }
 
     fn check_known(&self, group: &Alternatives<'_>) -> Result<()> {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 
+use resolvo::conflict::{ConflictEdge, ConflictGraph, ConflictNode};
 use resolvo::utils::{Pool, VersionSet};
 use resolvo::{
     Candidates, Condition, ConditionId, ConditionalRequirement, Dependencies, DependencyProvider,
@@ -13,23 +14,31 @@ use resolvo::{
 
 use crate::dependency::{Alternatives, Relation};
 use crate::error::{Error, Result};
+use crate::explain::{self, Edge};
 use crate::resolve::Resolver;
 use crate::universe::PackageId;
 
-/// Chooses packages so that every group of `required` is satisfied, and the packages of `wanted` are taken where
-/// possible; with `preferred_only` only the first version of each package is a candidate.
-pub(crate) fn attempt(
-    resolver: &Resolver<'_>,
-    required: &[Alternatives<'_>],
-    wanted: &[PackageId],
-    preferred_only: bool,
-) -> Result<Vec<PackageId>> {
-    let encoding = Encoding::new(resolver, preferred_only);
-    let requirements = required
-        .iter()
-        .map(|group| encoding.requirement(group))
-        .collect();
-    let soft: Vec<SolvableId> = wanted.iter().map(|id| encoding.solvable(*id)).collect();
+/// What the solver is asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ask<'a> {
+    /// Every group must be satisfied.
+    pub(crate) required: &'a [Alternatives<'a>],
+    /// Of each of these packages a version must stay.
+    pub(crate) kept: &'a [&'a str],
+    /// Taken where possible.
+    pub(crate) wanted: &'a [PackageId],
+    /// Only the first version of each package is a candidate.
+    pub(crate) preferred_only: bool,
+}
+
+/// Chooses packages as asked; [`Error::Unsatisfiable`] if there is no way.
+pub(crate) fn attempt(resolver: &Resolver<'_>, ask: Ask<'_>) -> Result<Vec<PackageId>> {
+    let encoding = Encoding::new(resolver, ask.preferred_only);
+    let required = ask.required.iter().map(|group| encoding.requirement(group));
+    let kept = ask.kept.iter().map(|name| encoding.any_version(name));
+    let requirements = required.chain(kept).collect();
+    let wanted = ask.wanted.iter().map(|id| encoding.solvable(*id));
+    let soft: Vec<SolvableId> = wanted.collect();
     let problem = Problem::new()
         .requirements(requirements)
         .soft_requirements(soft);
@@ -48,17 +57,32 @@ pub(crate) fn attempt(
             ids.sort_unstable();
             Ok(ids)
         }
-        Err(UnsolvableOrCancelled::Unsolvable(conflict)) => Err(Error::Unsatisfiable {
-            explanation: conflict
-                .display_user_friendly(&solver)
-                .to_string()
-                .trim_end()
-                .to_string(),
-        }),
+        Err(UnsolvableOrCancelled::Unsolvable(conflict)) => {
+            let edges = edges(&conflict.graph(&solver), &solver.provider().pool);
+            let (clash, explanation) = explain::explain(resolver, ask, &edges)?;
+            Err(Error::Unsatisfiable {
+                clash: Box::new(clash),
+                explanation,
+            })
+        }
         Err(UnsolvableOrCancelled::Cancelled(_)) => {
             Err(Error::invalid("resolver", "the search was cancelled"))
         }
     }
+}
+
+/// The solver's proof as edges between packages; what is asked for is the package `None`.
+fn edges(proof: &ConflictGraph, pool: &Pool<Choice>) -> Vec<Edge> {
+    let package = |node| match proof.graph[node] {
+        ConflictNode::Solvable(id) => Some(pool.resolve_solvable(id).record),
+        _ => None,
+    };
+    let edges = proof.graph.raw_edges().iter().map(|edge| Edge {
+        from: package(edge.source()),
+        to: package(edge.target()),
+        excludes: matches!(edge.weight, ConflictEdge::Conflict(_)),
+    });
+    edges.collect()
 }
 
 /// A set of versions of one package, as the solver sees it.
@@ -155,6 +179,12 @@ impl<'r, 'u> Encoding<'r, 'u> {
                 .intern_version_set_union(first, rest.into_iter())
                 .into(),
         }
+    }
+
+    /// Some version of a package, whoever else provides its name.
+    fn any_version(&self, name: &str) -> ConditionalRequirement {
+        let ids = self.resolver.universe().versions(name).to_vec();
+        self.set(name, ids, false, String::new()).into()
     }
 
     fn dependencies(&self, id: PackageId) -> Result<KnownDependencies> {

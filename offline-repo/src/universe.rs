@@ -7,11 +7,9 @@ use crate::deb822::{Item, Reader};
 use crate::dependency::{self, Alternatives};
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
-use crate::files::is_confined;
+use crate::record::{Record, Span, slice};
+use crate::status::{self, Installed};
 use crate::version;
-
-/// Offsets of a value in its index's text.
-type Span = (u32, u32);
 
 /// Where a package sits in the universe.
 pub type PackageId = u32;
@@ -27,30 +25,6 @@ pub struct IndexText {
     pub priority: i32,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Record {
-    index: u16,
-    name: Span,
-    version: Span,
-    architecture: Span,
-    depends: Span,
-    pre_depends: Span,
-    recommends: Span,
-    suggests: Span,
-    provides: Span,
-    conflicts: Span,
-    breaks: Span,
-    replaces: Span,
-    enhances: Span,
-    path: Span,
-    sha256: Span,
-    size: u64,
-    essential: bool,
-    important: bool,
-    any_architecture: bool,
-    rank: u8,
-}
-
 /// Packages of all indexes. Of packages with the same name and version the first index's one is kept.
 #[derive(Debug, Default)]
 pub struct Universe {
@@ -59,6 +33,10 @@ pub struct Universe {
     records: Vec<Record>,
     by_name: HashMap<Box<str>, Vec<PackageId>>,
     mentions: OnceLock<HashMap<Box<str>, u32>>,
+    /// Packages that are installed already, and what must not become of them.
+    installed: HashMap<PackageId, Installed>,
+    /// Packages of indexes whose priority is negative: nobody gets them.
+    pinned_out: HashMap<Box<str>, Vec<PackageId>>,
 }
 
 /// More packages than any archive has.
@@ -77,6 +55,31 @@ impl Universe {
             universe.read_index(number, index, architecture)?;
         }
         universe.indexes = indexes;
+        universe.index_names();
+        Ok(universe)
+    }
+
+    /// The same with the packages of a dpkg status file beside those of the indexes. As for apt without pins, the version
+    /// that may be had of an installed package is the newest, never an older one; of one on hold it is the installed one.
+    pub fn with_installed(
+        indexes: Vec<IndexText>,
+        architecture: &str,
+        origin: &str,
+        status: &str,
+    ) -> Result<Self> {
+        let mut universe = Universe::parse(indexes, architecture)?;
+        let number = universe.indexes.len() as u16;
+        for (record, installed) in status::read(origin, status, number, architecture)? {
+            universe
+                .installed
+                .insert(universe.records.len() as PackageId, installed);
+            universe.records.push(record);
+        }
+        universe.indexes.push(IndexText {
+            origin: origin.to_string(),
+            text: status.into(),
+            priority: 0,
+        });
         universe.index_names();
         Ok(universe)
     }
@@ -118,17 +121,22 @@ impl Universe {
         Ok(())
     }
 
-    /// Fills the table of names, each list sorted by preference: priority, then version, then order of the
-    /// indexes; removes later copies of the same version.
+    /// Fills the table of names, each list sorted by preference: priority, then version, then what is installed, then
+    /// order of the indexes; removes later copies of the same version, and what must not replace an installed package.
     fn index_names(&mut self) {
         let mut by_name: HashMap<Box<str>, Vec<PackageId>> =
             HashMap::with_capacity(self.records.len());
-        for id in 0..self.records.len() as PackageId {
+        let mut pinned_out = HashMap::new();
+        for id in self.ids() {
             let name = self.name(id);
-            match by_name.get_mut(name) {
+            let table = match self.priority(id) < 0 {
+                true => &mut pinned_out,
+                false => &mut by_name,
+            };
+            match table.get_mut(name) {
                 Some(ids) => ids.push(id),
                 None => {
-                    by_name.insert(name.into(), vec![id]);
+                    table.insert(name.into(), vec![id]);
                 }
             }
         }
@@ -136,11 +144,19 @@ impl Universe {
             ids.sort_by(|a, b| {
                 (self.priority(*b).cmp(&self.priority(*a)))
                     .then_with(|| version::compare(self.version(*b), self.version(*a)))
+                    .then_with(|| self.is_installed(*b).cmp(&self.is_installed(*a)))
                     .then_with(|| a.cmp(b))
             });
             ids.dedup_by(|b, a| self.version(*a) == self.version(*b));
+            if let Some(place) = ids.iter().position(|id| self.is_installed(*id)) {
+                ids.truncate(place + 1);
+                if self.installed[&ids[place]] == Installed::Fixed {
+                    ids.drain(..place);
+                }
+            }
         }
         self.by_name = by_name;
+        self.pinned_out = pinned_out;
     }
 
     fn text(&self, id: PackageId, span: Span) -> &str {
@@ -175,6 +191,23 @@ impl Universe {
     /// Versions of a package, the preferred one first.
     pub fn versions(&self, name: &str) -> &[PackageId] {
         self.by_name.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Versions of a package that only indexes with a negative priority have.
+    pub fn pinned_out(&self, name: &str) -> &[PackageId] {
+        self.pinned_out.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the package is installed already.
+    pub fn is_installed(&self, id: PackageId) -> bool {
+        self.installed.contains_key(&id)
+    }
+
+    /// Names of the installed packages, sorted.
+    pub fn installed_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.installed.keys().map(|id| self.name(*id)).collect();
+        names.sort_unstable();
+        names
     }
 
     /// All package names, in no particular order.
@@ -259,10 +292,18 @@ impl Universe {
 
     /// Pre-Depends, then Depends.
     pub fn depends(&self, id: PackageId) -> Result<Vec<Alternatives<'_>>> {
-        let record = self.record(id);
-        let mut all = self.relations(id, "Pre-Depends", record.pre_depends)?;
-        all.extend(self.relations(id, "Depends", record.depends)?);
+        let [mut all, depends] = self.depends_by_field(id)?;
+        all.extend(depends);
         Ok(all)
+    }
+
+    /// Pre-Depends and Depends.
+    pub fn depends_by_field(&self, id: PackageId) -> Result<[Vec<Alternatives<'_>>; 2]> {
+        let record = self.record(id);
+        Ok([
+            self.relations(id, "Pre-Depends", record.pre_depends)?,
+            self.relations(id, "Depends", record.depends)?,
+        ])
     }
 
     /// Recommends.
@@ -277,10 +318,18 @@ impl Universe {
 
     /// Conflicts, then Breaks.
     pub fn conflicts(&self, id: PackageId) -> Result<Vec<Alternatives<'_>>> {
-        let record = self.record(id);
-        let mut all = self.relations(id, "Conflicts", record.conflicts)?;
-        all.extend(self.relations(id, "Breaks", record.breaks)?);
+        let [mut all, breaks] = self.conflicts_by_field(id)?;
+        all.extend(breaks);
         Ok(all)
+    }
+
+    /// Conflicts and Breaks.
+    pub fn conflicts_by_field(&self, id: PackageId) -> Result<[Vec<Alternatives<'_>>; 2]> {
+        let record = self.record(id);
+        Ok([
+            self.relations(id, "Conflicts", record.conflicts)?,
+            self.relations(id, "Breaks", record.breaks)?,
+        ])
     }
 
     /// How many names the indexes mention before this one, as a package or in a relation, when each package's fields are
@@ -323,71 +372,5 @@ impl Universe {
     /// Text of the Provides field, empty for most packages.
     pub fn provides(&self, id: PackageId) -> &str {
         self.text(id, self.record(id).provides)
-    }
-}
-
-fn slice(text: &str, (start, end): Span) -> &str {
-    &text[start as usize..end as usize]
-}
-
-impl Record {
-    fn set(&mut self, name: &str, value: &str, text: &str) {
-        let start = (value.as_ptr() as usize - text.as_ptr() as usize) as u32;
-        let span = (start, start + value.len() as u32);
-        match name {
-            "Package" => self.name = span,
-            "Version" => self.version = span,
-            "Architecture" => self.architecture = span,
-            "Depends" => self.depends = span,
-            "Pre-Depends" => self.pre_depends = span,
-            "Recommends" => self.recommends = span,
-            "Suggests" => self.suggests = span,
-            "Replaces" => self.replaces = span,
-            "Enhances" => self.enhances = span,
-            "Provides" => self.provides = span,
-            "Conflicts" => self.conflicts = span,
-            "Breaks" => self.breaks = span,
-            "Filename" => self.path = span,
-            "SHA256" => self.sha256 = span,
-            "Size" => self.size = value.parse().unwrap_or(0),
-            "Essential" => self.essential = value.eq_ignore_ascii_case("yes"),
-            "Important" | "Protected" => self.important |= value.eq_ignore_ascii_case("yes"),
-            "Multi-Arch" => self.any_architecture = value == "allowed",
-            "Priority" => self.rank = 1 + rank(value),
-            _ => {}
-        }
-    }
-
-    /// Refuses what must not become part of a path, a URL or a comparison.
-    fn check(&mut self, text: &str) -> std::result::Result<(), &'static str> {
-        // 0 means that there was no Priority field.
-        self.rank = self.rank.checked_sub(1).unwrap_or(4);
-        if !dependency::is_package_name(slice(text, self.name)) {
-            return Err("a package without a valid Package field ends here");
-        }
-        if !version::is_valid(slice(text, self.version)) {
-            return Err("a package without a valid Version field ends here");
-        }
-        if !dependency::is_architecture(slice(text, self.architecture)) {
-            return Err("a package without a valid Architecture field ends here");
-        }
-        let path = slice(text, self.path);
-        if !is_confined(path.strip_prefix("./").unwrap_or(path)) {
-            return Err("a package without a valid Filename field ends here");
-        }
-        if self.size == 0 || slice(text, self.sha256).parse::<Sha256>().is_err() {
-            return Err("a package without valid Size and SHA256 fields ends here");
-        }
-        Ok(())
-    }
-}
-
-fn rank(priority: &str) -> u8 {
-    match priority {
-        "required" => 0,
-        "important" => 1,
-        "standard" => 2,
-        "optional" => 3,
-        _ => 4,
     }
 }

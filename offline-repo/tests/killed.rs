@@ -41,6 +41,8 @@ fn build_in_a_child() {
         codename: "trixie".into(),
         epoch: NOW,
         url: None,
+        groups: Default::default(),
+        bases: Vec::new(),
     };
     publish(&fetched, &options, &repository_signer(), out, &silent).unwrap();
     let bundle = bundled(out, out);

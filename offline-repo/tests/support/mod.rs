@@ -5,6 +5,7 @@
 pub mod repository;
 pub mod rpm;
 pub mod server;
+pub mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -28,6 +28,8 @@ pub fn options() -> PublishOptions {
         codename: "trixie".into(),
         epoch: NOW,
         url: None,
+        groups: Default::default(),
+        bases: Vec::new(),
     }
 }
 
