@@ -45,6 +45,9 @@ enum Command {
     /// Bring the configuration to what the members recorded by `watch` make of it.
     #[command(hide = true)]
     Follow(WatchArgs),
+    /// Make a data folder as initdb would, from the image's template if it was made with the same options.
+    #[command(hide = true)]
+    Initdb(InitdbArgs),
     /// Set up who may do what in the consensus store; names and passwords come on standard input.
     #[command(hide = true)]
     StoreAccess,
@@ -58,6 +61,19 @@ struct LeaveArgs {
     /// Only hand over, and only if this machine is going down
     #[arg(long)]
     at_shutdown: bool,
+}
+
+#[derive(Debug, Args)]
+struct InitdbArgs {
+    /// What initdb made when the image was baked
+    #[arg(long, value_name = "DIR")]
+    template: PathBuf,
+    /// PostgreSQL's own initdb
+    #[arg(long, value_name = "FILE")]
+    program: PathBuf,
+    /// What initdb is told, the data folder last
+    #[arg(last = true, value_name = "ARGUMENT")]
+    arguments: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -152,6 +168,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Watch(args) => watch(&args),
         Command::Leave(args) => leave(&args),
         Command::Follow(args) => follow(&args, follow::follow),
+        Command::Initdb(args) => initdb(&args),
         Command::StoreAccess => store_access(),
         Command::Inventory(args) => follow(&args, inventory::store),
     };
@@ -300,6 +317,12 @@ fn follow(args: &WatchArgs, work: impl Fn(&Path, &Image) -> Result<Followed>) ->
         Followed::Pending => ExitCode::from(watch::PENDING),
         Followed::Failed => ExitCode::FAILURE,
     })
+}
+
+fn initdb(args: &InitdbArgs) -> Result<ExitCode> {
+    start_log();
+    bootstrap::initdb::initdb(&args.template, &args.program, &args.arguments)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn store_access() -> Result<ExitCode> {

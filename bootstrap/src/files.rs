@@ -1,8 +1,8 @@
 //! The only place that writes files: atomically, with owner and mode, and only when something differs.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -70,6 +70,30 @@ pub fn link_if_changed(path: &Path, target: &str) -> Result<bool> {
         Error::io("replace", path, error)
     })?;
     Ok(true)
+}
+
+/// Copies a folder of files and folders, for nobody but this user.
+///
+/// # Errors
+/// What the kernel says, also when `to` exists.
+pub fn copy_private(from: &Path, to: &Path) -> std::io::Result<()> {
+    DirBuilder::new().mode(0o700).create(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let place = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_private(&entry.path(), &place)?;
+        } else {
+            let mut options = OpenOptions::new();
+            let mut file = options
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(place)?;
+            std::io::copy(&mut File::open(entry.path())?, &mut file)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a file or link; false when it is not there.

@@ -23,6 +23,7 @@ mod founder;
 pub mod fragment;
 pub mod health;
 pub mod http;
+pub mod initdb;
 pub mod inventory;
 pub mod join;
 pub mod leave;

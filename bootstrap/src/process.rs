@@ -114,6 +114,20 @@ pub fn run(words: &[&str], limit: Duration) -> Result<Outcome> {
     }
 }
 
+/// Makes this process another program, with all that it has open. Returns only when that fails.
+pub fn replace_self(program: &std::path::Path, arguments: &[String]) -> Error {
+    let error = Command::new(program).args(arguments).exec();
+    let words = [program.display().to_string()];
+    let program = Program {
+        words: &words,
+        user: None,
+        stdin: None,
+        env: Vec::new(),
+        limit: Duration::ZERO,
+    };
+    program.failed(error.to_string())
+}
+
 /// Runs this program itself with other arguments; what it says goes where this process's does. Gives the exit code, none
 /// when the time was over or it was killed.
 ///

@@ -33,11 +33,13 @@ const TASK_PAUSE: Duration = Duration::from_secs(2);
 /// How long services that nobody waits for let those go first that everything else waits for. On a slow machine, twenty
 /// starts at once, and what monitoring costs from then on, would make the longest chain longer; on a fast one the others
 /// are healthy long before.
-const HEAD_START: Duration = Duration::from_secs(60);
+const HEAD_START: Duration = Duration::from_secs(180);
 
-/// First and longest pause between two health checks; each is half as long again as the one before.
+/// Shortest and longest pause between two health checks. In between it is this part of what the start has taken so far:
+/// whoever asks a slow machine often makes it slower.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_PART: u32 = 12;
 
 /// What all services' threads share.
 pub struct Board<'a> {
@@ -340,8 +342,8 @@ fn wait_healthy(
     let Some(health) = &service.health else {
         return wait_active(unit);
     };
-    let end = Instant::now() + Duration::from_secs(health.timeout_seconds);
-    let mut pause = FIRST_PAUSE;
+    let start = Instant::now();
+    let end = start + Duration::from_secs(health.timeout_seconds);
     let mut unit_pause = UNIT_PAUSE;
     let mut next_look = Instant::now() + unit_pause;
     loop {
@@ -366,8 +368,8 @@ fn wait_healthy(
             unit_pause = (unit_pause * 2).min(LONGEST_UNIT_PAUSE);
             next_look = now + unit_pause;
         }
+        let pause = ((now - start) / PAUSE_PART).clamp(FIRST_PAUSE, LONGEST_PAUSE);
         thread::sleep(pause.min(end - now));
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 

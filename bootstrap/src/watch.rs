@@ -15,8 +15,11 @@ use crate::status::{STATUS_FILE, Status};
 use crate::values::Role;
 use crate::{process, record, role, sources};
 
-/// Between two looks.
+/// Between two looks, and where a look itself takes long, this many times as long as it took, up to the longest: a change
+/// is known everywhere within 10 s.
 const PAUSE: Duration = Duration::from_secs(2);
+const PAUSE_TIMES: u32 = 10;
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 /// First and longest time until what failed is tried again; it doubles.
 const FIRST_RETRY: Duration = Duration::from_secs(4);
@@ -57,7 +60,10 @@ pub fn watch(arguments: &[String]) -> Result<()> {
     let mut members = record::members();
     let mut outage: Option<Instant> = None;
     loop {
-        match source.look() {
+        let start = Instant::now();
+        let look = source.look();
+        let pause = (start.elapsed() * PAUSE_TIMES).clamp(PAUSE, LONGEST_PAUSE);
+        match look {
             Ok(mut found) => {
                 if let Some(since) = outage.take() {
                     log::info!(
@@ -83,7 +89,7 @@ pub fn watch(arguments: &[String]) -> Result<()> {
         }
         work.go_on();
         inventory.iter_mut().for_each(Work::go_on);
-        thread::sleep(PAUSE);
+        thread::sleep(pause);
     }
 }
 

@@ -6,7 +6,7 @@ use images::disk::{self, DiskInput};
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
 use images::progress::Progress;
-use images::root::{self, Content, FileEntry, Package, RootInput, RootTree, SystemUser};
+use images::root::{self, Content, FileEntry, Package, RootInput, RootTree, Script, SystemUser};
 use images::tools::ToolsTree;
 use offline_repo::lock::Lock;
 use offline_repo::repository::{ClosurePackage, Repository};
@@ -171,6 +171,7 @@ fn root_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage]) -> R
         files_before: before.into_iter().map(recipe_file).collect(),
         files_after,
         users: recipe.users.iter().map(system_user).collect(),
+        scripts: recipe.scripts.iter().map(root_script).collect(),
         hostname: "localhost".into(),
         epoch: stages::epoch(&source.lock),
         exclude_documentation: true,
@@ -202,6 +203,13 @@ fn regular(path: &str, mode: u32, content: &[u8]) -> FileEntry {
         uid: 0,
         gid: 0,
         kind: Content::File(content.to_vec()),
+    }
+}
+
+fn root_script(script: &crate::recipe::Script) -> Script {
+    Script {
+        name: script.name.clone(),
+        text: script.run.clone(),
     }
 }
 

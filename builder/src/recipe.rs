@@ -44,6 +44,9 @@ pub struct RecipeFile {
     /// Files put into the root.
     #[serde(default, rename = "file")]
     pub files: Vec<File>,
+    /// Scripts run in the root.
+    #[serde(default, rename = "script")]
+    pub scripts: Vec<Script>,
     /// Services from the catalogue.
     pub services: Option<Services>,
     /// The image's layout and formats.
@@ -158,6 +161,16 @@ pub enum Phase {
     AfterPackages,
 }
 
+/// A shell script that runs in the root tree while it is baked: after every package is configured, without a network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// What errors call it.
+    pub name: String,
+    /// The text, for the tree's `sh -eu`; it runs as root.
+    pub run: String,
+}
+
 /// Which services of the catalogue the image carries.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -233,6 +246,8 @@ pub struct Recipe {
     pub users: Vec<User>,
     /// Files of both phases.
     pub files: Vec<File>,
+    /// Scripts, in the order in which they run.
+    pub scripts: Vec<Script>,
     /// The services' names; `None` for all of the catalogue, empty for none.
     pub services: Option<Vec<String>>,
     /// Layout and formats.
@@ -381,6 +396,7 @@ fn merge(parent: RecipeFile, child: RecipeFile) -> RecipeFile {
         repository: child.repository.or(parent.repository),
         users: [parent.users, child.users].concat(),
         files: [parent.files, child.files].concat(),
+        scripts: [parent.scripts, child.scripts].concat(),
         services: child.services.or(parent.services),
         image: child.image.or(parent.image),
     }
@@ -409,6 +425,9 @@ impl RecipeFile {
         for file in &self.files {
             check_file(file, &source)?;
         }
+        for script in &self.scripts {
+            check_name("script name", &script.name, &source.shown)?;
+        }
         let repository = self.repository.unwrap_or_default();
         let folder = repository.name.unwrap_or_else(|| self.name.clone());
         check_name("repository name", &folder, &source.shown)?;
@@ -421,6 +440,7 @@ impl RecipeFile {
             packages: self.packages,
             users: self.users,
             files: self.files,
+            scripts: self.scripts,
             services: match self.services.map(|services| services.catalogue) {
                 None => Some(Vec::new()),
                 Some(Catalogue::All(_)) => None,

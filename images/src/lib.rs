@@ -34,6 +34,7 @@ pub mod seed;
 pub mod switch;
 pub mod switch_table;
 mod switch_worker;
+mod time_stamp;
 pub mod tools;
 pub mod tree_tar;
 pub mod uki;

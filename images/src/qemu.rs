@@ -18,6 +18,7 @@ use crate::qemu_machine::{Forward, Machine};
 use crate::qemu_watch::{Console, NodeStatus, Tail, plain};
 use crate::qmp::Qmp;
 use crate::switch::Switch;
+use crate::time_stamp;
 use crate::tools::ToolsTree;
 
 /// How long QEMU may take until its monitor answers; a busy host needs some seconds.
@@ -278,9 +279,12 @@ impl Running {
         if let Some(switch) = host.switch {
             switch.add_port(name)?;
         }
-        let words =
-            self.machine
-                .command_line(host.accelerator, &self.forwards, host.switch.is_some());
+        let words = self.machine.command_line(
+            host.accelerator,
+            time_stamp::khz(),
+            &self.forwards,
+            host.switch.is_some(),
+        );
         let argv: Vec<_> = words.iter().map(String::as_str).collect();
         let _ = fs::remove_file(self.folder.join(file::MONITOR));
         let log = self.folder.join(file::LOG);

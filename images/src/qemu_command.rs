@@ -45,10 +45,12 @@ pub(crate) mod file {
 }
 
 impl Machine {
-    /// QEMU's program name and arguments; `forwards` replaces the machine's own (ports that were picked before).
+    /// QEMU's program name and arguments; `forwards` replaces the machine's own (ports that were picked before), `tsc_khz`
+    /// is the rate of the host's time stamp counter, if it is known.
     pub fn command_line(
         &self,
         accelerator: Accelerator,
+        tsc_khz: Option<u64>,
         forwards: &[Forward],
         switch: bool,
     ) -> Vec<String> {
@@ -56,14 +58,14 @@ impl Machine {
         line.flags(&["qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
         line.option("-name", &self.name);
         line.option("-display", "none");
-        self.add_processor(&mut line, accelerator);
+        self.add_processor(&mut line, accelerator, tsc_khz);
         self.add_disks(&mut line);
         self.add_networks(&mut line, forwards, switch);
         add_ports(&mut line);
         line.0
     }
 
-    fn add_processor(&self, line: &mut Line, accelerator: Accelerator) {
+    fn add_processor(&self, line: &mut Line, accelerator: Accelerator, tsc_khz: Option<u64>) {
         line.option(
             "-machine",
             "q35,smm=off,vmport=off,hpet=off,usb=off,sata=off,smbus=off,dump-guest-core=off",
@@ -75,7 +77,8 @@ impl Machine {
         line.option("-rtc", "base=utc");
         line.option("-device", "virtio-rng-pci");
         if accelerator == Accelerator::Tcg {
-            let value = format!("type=11,value={KERNEL_EXTRA}={TCG_KERNEL_ARGUMENTS}");
+            let rate = tsc_khz.map_or_else(String::new, |khz| format!(" tsc_early_khz={khz}"));
+            let value = format!("type=11,value={KERNEL_EXTRA}={TCG_KERNEL_ARGUMENTS}{rate}");
             line.option("-smbios", &value);
         }
     }
@@ -228,7 +231,8 @@ mod tests {
     #[test]
     fn the_command_line_is_this_one() {
         let machine = machine();
-        let words = machine.command_line(Accelerator::Tcg, &machine.forwards, true);
+        let words =
+            machine.command_line(Accelerator::Tcg, Some(2_000_000), &machine.forwards, true);
         let mut text = String::new();
         for word in &words {
             let separator = if word.starts_with('-') { "\n" } else { " " };
@@ -245,7 +249,9 @@ mod tests {
             seed: None,
             ..machine()
         };
-        let line = machine.command_line(Accelerator::Kvm, &[], false).join(" ");
+        let line = machine
+            .command_line(Accelerator::Kvm, None, &[], false)
+            .join(" ");
         for absent in ["dgram", "hostfwd", "id=seed", "id=data", "tcg"] {
             assert!(!line.contains(absent), "{absent} in {line}");
         }

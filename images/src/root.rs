@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use finish::{CompleteInput, FinishInput, complete, finish};
-pub use input::{Content, FileEntry, Package, RootInput, SystemUser};
+pub use input::{Content, FileEntry, Package, RootInput, Script, SystemUser};
 pub(crate) use prepare::{PrepareInput, prepare};
 
 use store::Lasting;
@@ -95,6 +95,7 @@ fn build_base(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<R
     })?;
     dpkg::unpack(&plan, input, &work, progress)?;
     dpkg::configure(input, &work, progress)?;
+    dpkg::run_scripts(input, &work, progress)?;
     let finished = FinishInput {
         tree,
         epoch: input.epoch,

@@ -97,6 +97,38 @@ pub(super) fn configure(input: &RootInput, work: &Path, progress: ProgressFn) ->
     )
 }
 
+/// Runs the scripts that were asked for, each in a shell that ends at the first error.
+pub(super) fn run_scripts(input: &RootInput, work: &Path, progress: ProgressFn) -> Result<()> {
+    for script in &input.scripts {
+        let words = ["sh", "-eu", "-c", &script.text, &script.name];
+        let argv = words.map(str::to_owned);
+        let stage = "root/script";
+        run(
+            &sandbox(input, work)?,
+            &argv,
+            "\0",
+            stage,
+            1,
+            work,
+            progress,
+        )
+        .map_err(|error| name_script(error, &script.name))?;
+    }
+    Ok(())
+}
+
+/// The error with the script's name instead of the stage's.
+fn name_script(error: Error, name: &str) -> Error {
+    match error {
+        Error::Program { status, stderr, .. } => Error::Program {
+            program: format!("script {name}"),
+            status,
+            stderr,
+        },
+        other => other,
+    }
+}
+
 fn sandbox(input: &RootInput, work: &Path) -> Result<Sandbox> {
     let stand_ins = work.join("bin");
     for (name, script) in policy::STAND_INS {

@@ -81,6 +81,15 @@ pub struct SystemUser {
     pub groups: Vec<String>,
 }
 
+/// A shell script that runs in the tree when all packages are configured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Script {
+    /// What errors and progress call it.
+    pub name: String,
+    /// The text, for the tree's `sh -eu`.
+    pub text: String,
+}
+
 /// Everything a root tree depends on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootInput {
@@ -92,6 +101,8 @@ pub struct RootInput {
     pub files_after: Vec<FileEntry>,
     /// Accounts with fixed ids.
     pub users: Vec<SystemUser>,
+    /// Run as root when all packages are configured, in this order, without a network.
+    pub scripts: Vec<Script>,
     /// Content of `/etc/hostname`.
     pub hostname: String,
     /// Seconds since 1970; no time in the tree is later. Not earlier than the packages, or Python's compiled files
@@ -112,7 +123,8 @@ impl RootInput {
         let mut packages: Vec<&Package> = self.packages.iter().collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
         let settings = (self.epoch, self.exclude_documentation);
-        digest_of(&(CODE, packages, &self.files_before, &self.users, settings))
+        let made = (&self.files_before, &self.users, &self.scripts);
+        digest_of(&(CODE, packages, made, settings))
     }
 }
 
@@ -155,6 +167,7 @@ mod tests {
             files_before: Vec::new(),
             files_after: Vec::new(),
             users: Vec::new(),
+            scripts: Vec::new(),
             hostname: "node".into(),
             epoch: 1,
             exclude_documentation: true,
@@ -171,7 +184,13 @@ mod tests {
         let mut later = one.clone();
         later.hostname = "other".into();
         assert_eq!(one.base_digest(), later.base_digest());
-        let changes: [fn(&mut RootInput); 4] = [
+        let changes: [fn(&mut RootInput); 5] = [
+            |input| {
+                input.scripts.push(Script {
+                    name: "a".into(),
+                    text: "true".into(),
+                });
+            },
             |input| input.packages[0].sha256 = "01".into(),
             |input| input.epoch = 2,
             |input| input.hostname = "other".into(),

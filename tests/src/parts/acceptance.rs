@@ -109,6 +109,24 @@ const TABLE: &[Row] = &[
     ),
     (
         "cluster",
+        "the image's data folder is what initdb makes, identity aside",
+        "node-3",
+        "d=$(mktemp -d); chown postgres: $d; xargs -a /usr/lib/farrow/postgresql-17/options runuser -u postgres -- /usr/lib/postgresql/17/bin/initdb --pgdata=$d/data > /dev/null; rm -r $d/data/pg_wal/0* $d/data/pg_stat/pgstat.stat; cmp -s $d/data/global/pg_control /usr/lib/farrow/postgresql-17/data/global/pg_control && exit 1; rm $d/data/global/pg_control; diff -r -x pg_control $d/data /usr/lib/farrow/postgresql-17/data; rm -r $d",
+    ),
+    (
+        "cluster",
+        "clusters founded from it have identities of their own, and checksums",
+        "meta",
+        "sysid() { psql -XAtq -d test -U test -h $1 -p 5432 -c 'select system_identifier from pg_control_system()'; }; a=$(PGPASSWORD=$TEST sysid pg-test-1); b=$(runuser -u postgres -- psql -XAtq -c 'select system_identifier from pg_control_system()'); test -n \"$a\" && test \"$a\" != \"$b\" && test $(( $(date +%s) - (a >> 32) )) -lt 3600 && test \"$(runuser -u postgres -- psql -XAtq -c 'show data_checksums')\" = on",
+    ),
+    (
+        "cluster",
+        "founding took the image's data folder",
+        "node-1",
+        "journalctl -b -u patroni.service --no-pager | grep -q 'made /data/postgres/pg-test-17 from /usr/lib/farrow'",
+    ),
+    (
+        "cluster",
         "pg-meta has its leader",
         "meta",
         "patronictl -c /etc/patroni/config.yml list -f json | grep -q Leader",
