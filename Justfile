@@ -22,3 +22,7 @@ bench *ARGS:
 bench-fleet *ARGS:
     cargo build --release --workspace --bins
     target/release/bench-fleet {{ARGS}}
+
+# Random tests with their full figures, hours of them, into docs/soak.md: just soak [killed|flipped|closures|fuzz|"fuzz READER"…]
+soak *ARGS:
+    cargo run --release -p e2e --bin soak -- {{ARGS}}

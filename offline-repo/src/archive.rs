@@ -7,13 +7,17 @@ use crate::error::{Error, Result};
 use crate::fetch::escape;
 use crate::http::{Client, Expected};
 use crate::openpgp::Keyring;
-use crate::release::Release;
+use crate::release::{ListedFile, Release};
 
 /// Debian's largest InRelease has 140 kB.
 const RELEASE_LIMIT: u64 = 16 << 20;
 /// Debian's largest Packages file has 10 MB compressed and 60 MB unpacked.
 const PACKED_LIMIT: u64 = 128 << 20;
-const UNPACKED_LIMIT: u64 = 1 << 30;
+const UNPACKED_LIMIT: u64 = 512 << 20;
+/// Debian's indexes unpack to six times their size. What unpacks to more than this many times is not an index.
+const RATIO_LIMIT: u64 = 100;
+/// Small indexes may unpack to more, to this size.
+const RATIO_ALLOWANCE: u64 = 16 << 20;
 
 /// How often a suite is read again that does not fit together.
 const REPLACED_LIMIT: u32 = 2;
@@ -48,6 +52,15 @@ pub struct SignedRelease {
     pub sha256: Sha256,
     /// Fingerprint of the key whose signature was accepted.
     pub signed_by: String,
+    /// URLs of the suite's folder at every mirror.
+    folders: Vec<String>,
+}
+
+impl SignedRelease {
+    /// URL of the folder that the file lies in, with the slash at the end.
+    fn folder(&self) -> &str {
+        self.url.trim_end_matches("InRelease")
+    }
 }
 
 /// A verified Packages file.
@@ -70,9 +83,11 @@ pub fn fetch_release(
     now: u64,
 ) -> Result<SignedRelease> {
     let bases = client.archive_urls(&upstream.archive, upstream.url.as_deref())?;
-    let urls: Vec<String> = bases
-        .iter()
-        .map(|base| format!("{base}/dists/{suite}/InRelease"))
+    let folders: Vec<String> = (bases.iter())
+        .map(|base| format!("{base}/dists/{suite}/"))
+        .collect();
+    let urls: Vec<String> = (folders.iter())
+        .map(|folder| format!("{folder}InRelease"))
         .collect();
     // A mirror that is out of date, or has something else there, is passed over like one that does not answer.
     client.get_accepted(&urls, RELEASE_LIMIT, |bytes, url| {
@@ -85,6 +100,7 @@ pub fn fetch_release(
             url: url.to_string(),
             sha256: Sha256::of(&bytes),
             signed_by: verified.fingerprint,
+            folders: folders.clone(),
         })
     })
 }
@@ -127,6 +143,25 @@ pub fn fetch_suite(
     }
 }
 
+/// Where an index may be had: at the mirror that the InRelease is from, then at the others, since the digest tells
+/// whether they have the same. By its digest the file is there even while a mirror is being updated.
+fn index_urls(signed: &SignedRelease, path: &str, sha256: &Sha256) -> Vec<String> {
+    let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let by_hash = format!("{}/by-hash/SHA256/{sha256}", escape(folder));
+    let names = match signed.release.by_hash {
+        true => vec![by_hash, escape(path)],
+        false => vec![escape(path)],
+    };
+    let others = signed
+        .folders
+        .iter()
+        .filter(|base| *base != signed.folder());
+    std::iter::once(signed.folder())
+        .chain(others.map(String::as_str))
+        .flat_map(|base| names.iter().map(move |name| format!("{base}{name}")))
+        .collect()
+}
+
 /// Fetches the Packages file of a component, through the cache, verified against the release.
 pub fn fetch_packages(
     client: &Client,
@@ -145,25 +180,16 @@ pub fn fetch_packages(
             url: shown,
             wanted: wanted.clone(),
         })?;
-    let base = signed.url.trim_end_matches("InRelease");
-    let url = format!("{base}{}", escape(&path));
+    let url = format!("{}{}", signed.folder(), escape(&path));
     if file.size > PACKED_LIMIT {
         return Err(Error::TooLarge {
             origin: crate::http::redact(&url),
             limit: PACKED_LIMIT,
         });
     }
-    let mut urls = vec![url.clone()];
-    if signed.release.by_hash {
-        // By its digest the file is there even while the mirror is being updated.
-        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-        urls.insert(
-            0,
-            format!("{base}{}/by-hash/SHA256/{}", escape(folder), file.sha256),
-        );
-    }
+    let urls = index_urls(signed, &path, &file.sha256);
     let expected = Expected {
-        name: wanted,
+        name: wanted.clone(),
         size: file.size,
         sha256: file.sha256,
     };
@@ -172,8 +198,8 @@ pub fn fetch_packages(
     }
     let packed = crate::files::read_bounded(&cache.path(&file.sha256), PACKED_LIMIT)?;
     let origin = crate::http::redact(&url);
-    let unpacked =
-        compression::decompress(&origin, Codec::of_name(&path), &packed, UNPACKED_LIMIT)?;
+    let limit = unpacked_limit(file.size, signed.release.files.get(&wanted));
+    let unpacked = compression::decompress(&origin, Codec::of_name(&path), &packed, limit)?;
     let text =
         String::from_utf8(unpacked).map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
     Ok(PackagesFile {
@@ -181,4 +207,10 @@ pub fn fetch_packages(
         sha256: file.sha256,
         text,
     })
+}
+
+/// How much an index may unpack to: what the Release says of the unpacked form, if it lists that, else what is usual.
+fn unpacked_limit(packed: u64, listed: Option<&ListedFile>) -> u64 {
+    let usual = packed.saturating_mul(RATIO_LIMIT).max(RATIO_ALLOWANCE);
+    listed.map_or(usual, |file| file.size).min(UNPACKED_LIMIT)
 }

@@ -17,6 +17,9 @@ pub enum Codec {
     Zstd,
 }
 
+/// xz(1) needs 65 MiB to unpack what its highest preset made; a header may ask for 4 GiB.
+const XZ_MEMORY_LIMIT: u64 = 256 << 20;
+
 impl Codec {
     /// The codec of a file name.
     pub fn of_name(name: &str) -> Self {
@@ -33,8 +36,14 @@ impl Codec {
         Ok(match self {
             Codec::Plain => Box::new(input),
             Codec::Gzip => Box::new(flate2::read::MultiGzDecoder::new(input)),
-            // The default decoder accepts concatenated streams, as xz(1) writes them in parallel mode.
-            Codec::Xz => Box::new(liblzma::read::XzDecoder::new_multi_decoder(input)),
+            // Concatenated streams are what xz(1) writes in parallel mode.
+            Codec::Xz => Box::new(liblzma::read::XzDecoder::new_stream(
+                input,
+                liblzma::stream::Stream::new_stream_decoder(
+                    XZ_MEMORY_LIMIT,
+                    liblzma::stream::CONCATENATED,
+                )?,
+            )),
             Codec::Zstd => Box::new(zstd::stream::read::Decoder::new(input)?),
         })
     }

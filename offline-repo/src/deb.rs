@@ -16,11 +16,16 @@ const CONTROL_LIMIT: u64 = 4 << 20;
 /// Text of the control file.
 pub fn control(path: &Path) -> Result<String> {
     let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    control_of(path, BufReader::new(file))
+}
+
+/// The same from any input; `path` is for messages.
+pub fn control_of(path: &Path, input: impl Read) -> Result<String> {
     let fail = |message: String| Error::Deb {
         path: path.to_path_buf(),
         message,
     };
-    let (name, packed) = control_archive(BufReader::new(file)).map_err(fail)?;
+    let (name, packed) = control_archive(input).map_err(fail)?;
     let shown = path.display().to_string();
     let archive = compression::decompress(&shown, Codec::of_name(&name), &packed, UNPACKED_LIMIT)?;
     control_file(&archive).map_err(fail)

@@ -271,6 +271,16 @@ impl Error {
                 "name one with --mirror {archive}=URL or {}=URL; the apt configuration of this host has none",
                 crate::mirror::variable(archive)
             ),
+            Error::Io { source, .. } => {
+                use nix::libc::{EACCES, EDQUOT, ENOSPC, EPERM, EROFS};
+                match source.raw_os_error()? {
+                    ENOSPC | EDQUOT => {
+                        "free some space there, or choose another place with --out or FARROW_CACHE; what is done is used again".into()
+                    }
+                    EROFS | EACCES | EPERM => "choose a place that can be written, with --out or FARROW_CACHE".into(),
+                    _ => return None,
+                }
+            }
             Error::Http { .. } if self.is_outdated() => {
                 "the mirror no longer has this file: lock again (farrow lock --upgrade), or name another mirror with --mirror".into()
             }

@@ -199,9 +199,11 @@ fn download(
         });
     }
     let mut failed = failed.into_inner().expect("no thread panics with it");
+    // A full disk or a dead network, which all connections meet at once, is one failure.
+    let general = failed.iter().position(|error| !error.concerns_one_file());
     match failed.len() {
         0 => Ok(()),
-        1 => Err(failed.remove(0)),
+        n if n == 1 || general.is_some() => Err(failed.swap_remove(general.unwrap_or(0))),
         n => {
             failed.sort_by_cached_key(Error::to_string);
             Err(Error::Several {

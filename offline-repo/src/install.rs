@@ -1,6 +1,6 @@
 //! Unpacking a bundle: bounded, confined, verified against its marker before anything gets its final name.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use crate::marker::{self, Marker};
 use crate::openpgp::Keyring;
 use crate::progress::{Callback, Progress};
 use crate::publish::{beside_names, check_name, is_beside};
+use crate::tarball::{self, Member, Stop};
 
 /// More members than any bundle has.
 const MEMBER_LIMIT: u64 = 1_000_000;
@@ -53,18 +54,24 @@ pub fn install(
     let input = BufReader::with_capacity(1 << 20, counting);
     let limit = total * EXPANSION_LIMIT + EXPANSION_ALLOWANCE;
     let unpacked = Unpacked::read(input, &name, staging.path(), limit)
-        .map_err(|refusal| fail(bundle, refusal.0))?;
+        .map_err(|refusal| refusal.into_error(bundle))?;
     let own = match keyring {
         Some(_) => None,
         None => Some(Keyring::from_files(&[&unpacked.beside[0].1])?),
     };
-    let marker = Marker::load(staging.path())?;
+    let marker = Marker::load(staging.path()).map_err(|error| {
+        let inside = format!("{}/", staging.path().display());
+        fail(bundle, error.to_string().replace(&inside, ""))
+    })?;
     let origin = bundle.display().to_string();
     marker.check_signature(
         &origin,
         keyring.or(own.as_ref()).expect("one of the two is there"),
     )?;
     marker.compare(staging.path())?.into_result(bundle)?;
+    if let Some(damage) = unpacked.damage {
+        return Err(fail(bundle, damage));
+    }
     files::normalise(staging.path(), unpacked.epoch)?;
     for (file, bytes) in &unpacked.beside {
         files::write_atomic(&target.join(file), bytes, 0o644)?;
@@ -80,7 +87,7 @@ fn name_of(bundle: &Path) -> Result<String> {
     let first = archive
         .entries()
         .ok()
-        .and_then(|mut entries| entries.next()?.ok());
+        .and_then(|entries| entries.raw(true).next()?.ok());
     let name = first.and_then(|entry| {
         Some(
             entry
@@ -107,31 +114,46 @@ struct Unpacked {
     beside: Vec<(String, Vec<u8>)>,
     /// Modification time of the members, the same for all.
     epoch: u64,
+    /// What is wrong with the tarball itself, when all members could be read.
+    damage: Option<String>,
 }
 
 impl Unpacked {
     /// Unpacks the repository's files into `root`, and reads those beside it.
     fn read(input: impl Read, name: &str, root: &Path, limit: u64) -> ReadResult<Self> {
-        let mut archive = tar::Archive::new(flate2::read::MultiGzDecoder::new(input));
         let mut unpacked = Unpacked {
             beside: Vec::new(),
             epoch: 0,
+            damage: None,
         };
-        let (mut members, mut bytes, mut complete) = (0, 0, false);
-        for entry in archive.entries()? {
-            let mut entry = entry?;
-            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            unpacked.epoch = entry.header().mtime()?;
-            (members, bytes) = (members + 1, bytes + entry.size());
+        let (mut members, mut bytes, mut complete) = (0, 0u64, false);
+        let input = flate2::read::MultiGzDecoder::new(input);
+        let outcome = tarball::read(input, &mut |member| {
+            (members, bytes) = (members + 1, bytes.saturating_add(member.size));
             if members > MEMBER_LIMIT || bytes > limit {
                 return Err("holds more than a repository can".to_string().into());
             }
             if complete {
-                return Err(format!("has '{}' after its marker", path.escape_debug()).into());
+                let path = member.path.escape_debug();
+                return Err(format!("has '{path}' after its marker").into());
             }
-            let is_root = path.trim_end_matches('/') == name;
-            if !(is_root && entry.header().entry_type().is_dir()) {
-                complete = unpacked.place(&mut entry, path, name, root)?;
+            unpacked.epoch = member.mtime;
+            let is_root = member.path.trim_end_matches('/') == name;
+            if !(is_root && member.kind.is_dir()) {
+                complete = unpacked.place(member, name, root)?;
+            }
+            Ok(())
+        });
+        match outcome {
+            Ok(()) => {}
+            Err(Stop::Refused(refusal)) => return Err(refusal),
+            Err(Stop::Damaged(last, error)) => {
+                let message = format!("is cut off or damaged in or after '{last}': {error}");
+                // When all is there, the marker can tell which file the damage is in.
+                match complete {
+                    true => unpacked.damage = Some(message),
+                    false => return Err(message.into()),
+                }
             }
         }
         // tar accepts an archive that just stops; the marker, which is last, tells that this one did not.
@@ -146,60 +168,75 @@ impl Unpacked {
     }
 
     /// Puts one member where it belongs; returns whether it is the marker.
-    fn place<R: Read>(
-        &mut self,
-        entry: &mut tar::Entry<'_, R>,
-        path: String,
-        name: &str,
-        root: &Path,
-    ) -> ReadResult<bool> {
-        let inner = path.strip_prefix(name).and_then(|p| p.strip_prefix('/'));
-        let is_file = entry.header().entry_type().is_file();
+    fn place(&mut self, member: Member<'_>, name: &str, root: &Path) -> ReadResult<bool> {
+        let inner = member
+            .path
+            .strip_prefix(name)
+            .and_then(|p| p.strip_prefix('/'));
+        let is_file = member.kind.is_file();
+        let shown = member.path.escape_debug();
         match inner {
             Some(inner) if is_file && is_confined(inner) => {
-                unpack(entry, &root.join(inner))?;
+                unpack(member.content, &root.join(inner)).map_err(|e| match e {
+                    Error::Io { source, .. } if is_clash(&source) => {
+                        Refusal::Bundle(format!("holds '{shown}' where something else is"))
+                    }
+                    other => Refusal::Place(other),
+                })?;
                 Ok(inner == marker::NAME)
             }
             None if is_file
-                && beside_names(name).contains(&path)
-                && entry.size() <= BESIDE_LIMIT =>
+                && beside_names(name).contains(&member.path)
+                && member.size <= BESIDE_LIMIT =>
             {
                 let mut content = Vec::new();
-                entry.read_to_end(&mut content)?;
-                self.beside.push((path, content));
+                (member.content.read_to_end(&mut content))
+                    .map_err(|e| format!("'{shown}' cannot be read: {e}"))?;
+                self.beside.push((member.path, content));
                 Ok(false)
             }
-            _ => Err(format!(
-                "holds '{}', which does not belong there",
-                path.escape_debug()
-            )
-            .into()),
+            _ => Err(format!("holds '{shown}', which does not belong there").into()),
         }
     }
 }
 
-/// Why a bundle cannot be read: what is wrong with it, without its path.
-struct Refusal(String);
+/// Why a bundle cannot be unpacked.
+enum Refusal {
+    /// What is wrong with it, without its path.
+    Bundle(String),
+    /// Something that is not its fault.
+    Place(Error),
+}
 
 type ReadResult<T> = std::result::Result<T, Refusal>;
 
 impl From<String> for Refusal {
     fn from(message: String) -> Self {
-        Refusal(message)
+        Refusal::Bundle(message)
     }
 }
 
-impl From<std::io::Error> for Refusal {
-    fn from(error: std::io::Error) -> Self {
-        Refusal(format!("is cut off or damaged: {error}"))
+impl Refusal {
+    fn into_error(self, bundle: &Path) -> Error {
+        match self {
+            Refusal::Bundle(message) => fail(bundle, message),
+            Refusal::Place(error) => error,
+        }
     }
 }
 
 /// Writes one member; the number of bytes that its header announces must be there.
-fn unpack(entry: &mut impl Read, path: &Path) -> std::io::Result<()> {
-    fs::create_dir_all(files::parent(path))?;
-    let mut file = File::create_new(path)?;
-    std::io::copy(entry, &mut file).map(drop)
+fn unpack(content: &mut dyn Read, path: &Path) -> Result<()> {
+    files::create_dirs(files::parent(path))?;
+    let fail = |e| Error::io("write", path, e);
+    let mut file = File::create_new(path).map_err(fail)?;
+    std::io::copy(content, &mut file).map(drop).map_err(fail)
+}
+
+/// Whether a bundle's own members are in each other's way.
+fn is_clash(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{AlreadyExists, IsADirectory, NotADirectory};
+    matches!(error.kind(), AlreadyExists | IsADirectory | NotADirectory)
 }
 
 /// Reports how much of the tarball was read.

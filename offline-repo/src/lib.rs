@@ -48,6 +48,7 @@ pub mod signer;
 mod solver;
 mod status;
 mod suggest;
+mod tarball;
 pub mod universe;
 pub mod version;
 

@@ -155,7 +155,7 @@ fn rpm_architecture(package: &LockedPackage) -> Option<&str> {
 impl Lock {
     /// Reads a lock file's text and checks that nothing in it leads outside of where it should.
     pub fn parse(origin: &str, text: &str) -> Result<Self> {
-        let lock: Lock = toml::from_str(text).map_err(|e| Error::Syntax {
+        let mut lock: Lock = toml::from_str(text).map_err(|e| Error::Syntax {
             origin: origin.to_string(),
             line: e
                 .span()
@@ -169,6 +169,8 @@ impl Lock {
             ));
         }
         lock.check(origin)?;
+        // Packages are looked up by halving; a person who edits the file need not know that.
+        lock.packages.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(lock)
     }
 

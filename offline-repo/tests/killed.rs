@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,11 +19,15 @@ use offline_repo::mirror::Mirrors;
 use offline_repo::progress::silent;
 use offline_repo::publish::{PublishOptions, publish};
 use support::repository::{bundled, keyring};
-use support::{NOW, Server, archive, archive_signer, repository_signer, request};
+use support::{
+    NOW, Server, archive, archive_signer, cases, random, repository_signer, request, scratch,
+};
 
 const OUT: &str = "FARROW_TEST_OUT";
 const URL: &str = "FARROW_MIRROR_DEBIAN";
-const KILLS: u32 = 25;
+/// The file that says which stage a child is in.
+const STAGE: &str = "stage";
+const STAGES: [&str; 5] = ["lock", "fetch", "publish", "bundle", "install"];
 
 /// The whole path, in a process of its own that may be killed.
 #[test]
@@ -30,11 +35,17 @@ const KILLS: u32 = 25;
 fn build_in_a_child() {
     let out = std::env::var_os(OUT).unwrap();
     let out = Path::new(&out);
+    let enter = |stage: &str| {
+        std::fs::write(out.join(".farrow-stage"), stage).unwrap();
+        std::fs::rename(out.join(".farrow-stage"), out.join(STAGE)).unwrap();
+    };
     let mirrors = Mirrors::from_host(Default::default());
     let client = Client::new(mirrors, false).unwrap();
     let cache = Cache::new(&out.join("cache"));
+    enter("lock");
     let locked = lock(&request(), &client, &cache, &silent).unwrap();
     locked.save(&out.join("pigsty.lock")).unwrap();
+    enter("fetch");
     let fetched = fetch(&locked, &client, &cache, &silent).unwrap();
     let options = PublishOptions {
         name: "pigsty".into(),
@@ -44,8 +55,11 @@ fn build_in_a_child() {
         groups: Default::default(),
         bases: Vec::new(),
     };
+    enter("publish");
     publish(&fetched, &options, &repository_signer(), out, &silent).unwrap();
+    enter("bundle");
     let bundle = bundled(out, out);
+    enter("install");
     install(&bundle.path, &out.join("www"), Some(&keyring()), &silent).unwrap();
 }
 
@@ -73,7 +87,7 @@ fn check(out: &Path) {
     }
     let bundle = out.join("pigsty-v1.0.0.d13.x86_64.tar.gz");
     if bundle.exists() {
-        let target = tempfile::tempdir().unwrap();
+        let target = scratch();
         install(&bundle, target.path(), Some(&keyring()), &silent).unwrap();
     }
     for folder in std::fs::read_dir(out.join("cache/downloads/sha256"))
@@ -90,35 +104,82 @@ fn check(out: &Path) {
     }
 }
 
+/// Digests of the downloads that are verified.
+fn verified(out: &Path) -> BTreeSet<String> {
+    let folders = std::fs::read_dir(out.join("cache/downloads/sha256"));
+    let files = (folders.into_iter().flatten())
+        .flat_map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap());
+    files
+        .map(|file| file.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.ends_with(".part"))
+        .collect()
+}
+
+/// What a child starts from: nothing, downloads, everything, or what the last one left.
+fn prepare(out: &Path, choice: u32) {
+    if choice == 0 {
+        std::fs::remove_dir_all(out).unwrap();
+        std::fs::create_dir(out).unwrap();
+    }
+    if choice == 1 {
+        for name in ["pigsty", "www"] {
+            let _ = std::fs::remove_dir_all(out.join(name));
+        }
+    }
+    let _ = std::fs::remove_file(out.join(STAGE));
+}
+
 #[test]
 fn killed_builds_are_continued() {
     let server = Server::start(archive(&archive_signer()));
-    let measured = tempfile::tempdir().unwrap();
+    // Slow enough that some kills fall into a download.
+    server.site.lock().unwrap().pause = Duration::from_millis(15);
+    let kills = cases(20);
+    let mut random = random("kill -9", kills);
+    let measured = scratch();
     let begin = Instant::now();
     assert!(start(measured.path(), &server).wait().unwrap().success());
     let whole = begin.elapsed();
-
-    let dir = tempfile::tempdir().unwrap();
-    for kill in 0..KILLS {
-        // Moments spread over the run; every fifth time from the very beginning.
-        if kill % 5 == 0 {
-            std::fs::remove_dir_all(dir.path()).unwrap();
-            std::fs::create_dir(dir.path()).unwrap();
-        }
-        let mut child = start(dir.path(), &server);
-        std::thread::sleep(whole.mul_f64(f64::from(kill * 7 % KILLS) / f64::from(KILLS)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        check(dir.path());
-    }
-    assert!(start(dir.path(), &server).wait().unwrap().success());
-    check(dir.path());
     let expected = [".", "www"].map(|folder| names(&measured.path().join(folder)));
-    assert_eq!(
-        [".", "www"].map(|folder| names(&dir.path().join(folder))),
-        expected
-    );
-    assert!(whole > Duration::ZERO);
+    let digests: HashMap<String, String> = (server.site.lock().unwrap().files.iter())
+        .map(|(path, bytes)| (path.clone(), Sha256::of(bytes).to_string()))
+        .collect();
+
+    let dir = scratch();
+    let (mut hit, mut resumed, mut late) = (BTreeMap::<String, u32>::new(), 0, 0);
+    for _ in 0..kills {
+        prepare(dir.path(), random.u32(0..4));
+        let mut child = start(dir.path(), &server);
+        std::thread::sleep(whole.mul_f64(random.f64()));
+        child.kill().unwrap();
+        late += u32::from(child.wait().unwrap().success());
+        check(dir.path());
+        let stage = std::fs::read_to_string(dir.path().join(STAGE)).unwrap_or("start".into());
+        *hit.entry(stage).or_default() += 1;
+        // The next run finishes, and fetches nothing that was verified.
+        let before = verified(dir.path());
+        server.requests();
+        assert!(start(dir.path(), &server).wait().unwrap().success());
+        check(dir.path());
+        for request in server.requests() {
+            let path = request.split(" from ").next().unwrap();
+            resumed += u32::from(request.contains(" from "));
+            assert!(
+                !before.contains(&digests[path]),
+                "{request} was verified before"
+            );
+        }
+        let made = [".", "www"].map(|folder| names(&dir.path().join(folder)));
+        assert_eq!(made, expected);
+    }
+    println!("killed in: {hit:?}, {late} after the end; {resumed} downloads continued");
+    if kills >= 100 {
+        assert!(
+            STAGES.iter().all(|stage| hit.contains_key(*stage)),
+            "{hit:?}"
+        );
+        assert!(resumed > 0);
+    }
 }
 
 /// Names in a folder; temporary files of a few hundred bytes are all that a killed build may leave behind.

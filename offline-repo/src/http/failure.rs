@@ -1,7 +1,9 @@
 //! How an attempt fails, and what makes sense next.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::health;
 use crate::error::Error;
 
 /// Why one attempt failed, and what makes sense next.
@@ -55,10 +57,22 @@ impl Failure {
 pub(super) fn all_failed(mut failed: Vec<(&String, Error)>) -> Error {
     match failed.len() {
         0 => Error::invalid("HTTP client", "no URL to fetch from"),
-        1 => failed.remove(0).1,
-        n => Error::Several {
-            what: format!("none of {n} mirrors could serve a file"),
+        _ if servers(&failed) == 1 => {
+            // Several names of one file on one server: what it has under one of them tells more than what it lacks.
+            let wrong = |(_, error): &(&String, Error)| {
+                matches!(error, Error::Hash { .. } | Error::Size { .. })
+            };
+            let telling = failed.iter().position(wrong).unwrap_or(failed.len() - 1);
+            failed.swap_remove(telling).1
+        }
+        _ => Error::Several {
+            what: format!("none of {} mirrors could serve a file", servers(&failed)),
             errors: failed.into_iter().map(|(_, error)| error).collect(),
         },
     }
+}
+
+fn servers(failed: &[(&String, Error)]) -> usize {
+    let servers: BTreeSet<String> = failed.iter().map(|(url, _)| health::server(url)).collect();
+    servers.len()
 }

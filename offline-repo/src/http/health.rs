@@ -25,7 +25,7 @@ struct Trouble {
 }
 
 /// Scheme, host and port of a URL: what fails, fails for all files there.
-fn server(url: &str) -> String {
+pub(super) fn server(url: &str) -> String {
     let shown = super::redact(url);
     let start = shown.find("://").map_or(0, |at| at + 3);
     let end = shown[start..]

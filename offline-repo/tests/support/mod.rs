@@ -2,12 +2,14 @@
 
 #![allow(dead_code, unused_imports)]
 
+pub mod members;
 pub mod repository;
 pub mod rpm;
 pub mod server;
 pub mod tables;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use offline_repo::archive::Upstream;
@@ -23,8 +25,15 @@ pub use server::{Fault, Server};
 /// The time at which everything in these tests happens: 2026-11-18.
 pub const NOW: u64 = 1_795_000_000;
 
-/// A `.deb` with these control fields and one file of content.
+/// A `.deb` with these control fields and one file of content; the same fields give the same bytes.
 pub fn deb(control: &str) -> Vec<u8> {
+    static MADE: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap();
+    let deb = made.entry(control.to_string());
+    deb.or_insert_with(|| make_deb(control)).clone()
+}
+
+fn make_deb(control: &str) -> Vec<u8> {
     let tar = |name: &str, content: &[u8]| {
         let mut builder = tar::Builder::new(Vec::new());
         let mut header = tar::Header::new_gnu();
@@ -183,4 +192,30 @@ pub fn request() -> LockRequest {
         recommends: false,
         now: Some(NOW),
     }
+}
+
+/// Number of cases of a random test: `FARROW_TEST_CASES`, or what its part of the whole suite is.
+pub fn cases(default: u32) -> u32 {
+    number("FARROW_TEST_CASES").map_or(default, |n| u32::try_from(n).unwrap())
+}
+
+/// The seed of a random test: `FARROW_TEST_SEED`, or the same each time; printed with the number of cases.
+pub fn random(what: &str, cases: u32) -> fastrand::Rng {
+    let seed = number("FARROW_TEST_SEED").unwrap_or(1);
+    println!("{what}: {cases} cases, seed {seed} (FARROW_TEST_CASES, FARROW_TEST_SEED)");
+    fastrand::Rng::with_seed(seed)
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} is not a number: {text}")),
+    )
+}
+
+/// A folder in memory where there is one: what is killed here was not switched off, so nothing must reach a disk,
+/// and a busy disk would make each sync take seconds.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }

@@ -49,13 +49,17 @@ pub fn built_for(dir: &Path, request: &LockRequest) -> Published {
 }
 
 pub fn bundled(dir: &Path, out: &Path) -> Bundle {
+    try_bundled(dir, out).unwrap()
+}
+
+pub fn try_bundled(dir: &Path, out: &Path) -> offline_repo::Result<Bundle> {
     let options = BundleOptions {
         version: "1.0.0".into(),
         codename: "trixie".into(),
         architecture: "amd64".into(),
         epoch: NOW,
     };
-    bundle(&dir.join("pigsty"), &options, out, &silent).unwrap()
+    bundle(&dir.join("pigsty"), &options, out, &silent)
 }
 
 pub fn keyring() -> Keyring {

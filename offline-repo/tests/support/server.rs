@@ -65,6 +65,8 @@ pub struct Site {
     pub hook: Option<Hook>,
     /// Bytes of bodies sent.
     pub sent: u64,
+    /// Rest after every 4 KiB of a body.
+    pub pause: Duration,
 }
 
 /// The server, on a free port; its thread ends with the test's process.
@@ -181,8 +183,12 @@ impl Answer<'_> {
     fn send_raw(&mut self, status: &str, headers: &str, body: &[u8]) -> Option<()> {
         let head = format!("HTTP/1.1 {status}\r\n{headers}Connection: close\r\n\r\n");
         self.stream.write_all(head.as_bytes()).ok()?;
-        self.stream.write_all(body).ok()?;
-        self.site.lock().unwrap().sent += body.len() as u64;
+        let pause = self.site.lock().unwrap().pause;
+        for chunk in body.chunks(if pause.is_zero() { usize::MAX } else { 4096 }) {
+            self.stream.write_all(chunk).ok()?;
+            self.site.lock().unwrap().sent += chunk.len() as u64;
+            std::thread::sleep(pause);
+        }
         Some(())
     }
 
