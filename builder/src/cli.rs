@@ -183,12 +183,15 @@ fn parse_delay(text: &str) -> Result<(String, std::time::Duration), String> {
 pub struct LockArgs {
     /// Recipe: a file, or the name of one that farrow ships
     pub recipe: String,
-    /// Choose anew although the lock fits the recipe
-    #[arg(long)]
-    pub upgrade: bool,
+    /// Take the newest versions: of these packages and what they then need, or of all when none is named
+    #[arg(long, value_name = "PACKAGE", num_args = 0..)]
+    pub upgrade: Option<Vec<String>>,
     /// Say why a package is in the lock
     #[arg(long, value_name = "PACKAGE")]
     pub why: Option<String>,
+    /// Only this target of the recipe (default: its own platform and all targets)
+    #[arg(long = "for", value_name = "TARGET")]
+    pub target: Option<String>,
     /// The lock's file (default: beside the recipe)
     #[arg(long, value_name = "FILE")]
     pub lock: Option<PathBuf>,
@@ -227,6 +230,9 @@ pub enum RepoCommand {
         /// The lock's file (default: beside the recipe)
         #[arg(long, value_name = "FILE")]
         lock: Option<PathBuf>,
+        /// For this target of the recipe instead of its own platform
+        #[arg(long = "for", value_name = "TARGET")]
+        target: Option<String>,
     },
     /// Check every file of a repository or tarball against its marker
     Verify {

@@ -9,6 +9,7 @@ mod deployment;
 mod diagnostic;
 mod embedded;
 mod interrupt;
+mod locks;
 mod machines;
 mod paths;
 mod recipe;

@@ -1,5 +1,7 @@
 //! Recipes in three stages: [`RecipeFile`] as written, merged along `extends`, and [`Recipe`], which is valid.
 
+mod targets;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{self, Diagnostic, Result};
 use crate::embedded;
+
+pub use targets::{Base, BaseKind, Target};
 
 /// The recipe schema that this version reads.
 const SCHEMA: u32 = 1;
@@ -51,6 +55,12 @@ pub struct RecipeFile {
     pub services: Option<Services>,
     /// The image's layout and formats.
     pub image: Option<ImageSection>,
+    /// States of a machine on which every group must install from the repository alone.
+    #[serde(default, rename = "base")]
+    pub bases: Vec<Base>,
+    /// Other platforms that the same packages are locked for.
+    #[serde(default, rename = "target")]
+    pub targets: Vec<Target>,
 }
 
 /// A distribution and its release.
@@ -252,6 +262,15 @@ pub struct Recipe {
     pub services: Option<Vec<String>>,
     /// Layout and formats.
     pub image: ImageSection,
+    /// States of a machine on which every group must install.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<Base>,
+    /// Other platforms.
+    #[serde(skip)]
+    pub targets: Vec<Target>,
+    /// The target that this recipe was made for; `None` for its own platform.
+    #[serde(skip)]
+    pub target: Option<String>,
     /// Where the recipe was read from; `None` for one shipped inside farrow.
     #[serde(skip)]
     pub path: Option<PathBuf>,
@@ -260,23 +279,8 @@ pub struct Recipe {
 impl Recipe {
     /// Reads `argument`: the path of a recipe, or the name of one that farrow ships.
     pub fn load(argument: &str) -> Result<Self> {
-        let source = Source::find(argument, None)?;
-        let mut merged = source.parse()?;
-        let mut at = source.clone();
-        for _ in 0..MAX_EXTENDS {
-            let Some(parent) = merged.extends.take() else {
-                return merged.validate(source);
-            };
-            at = Source::find(&parent, at.path.as_deref())?;
-            merged = merge(at.parse()?, merged);
-        }
-        Err(Diagnostic::invalid(
-            "FR-RECIPE-EXTENDS",
-            format!(
-                "{}: `extends` leads through more than {MAX_EXTENDS} recipes",
-                source.shown
-            ),
-        ))
+        let (merged, source) = RecipeFile::read(argument, None)?;
+        merged.validate(source)
     }
 
     /// The contents of an upstream's key files.
@@ -399,10 +403,33 @@ fn merge(parent: RecipeFile, child: RecipeFile) -> RecipeFile {
         scripts: [parent.scripts, child.scripts].concat(),
         services: child.services.or(parent.services),
         image: child.image.or(parent.image),
+        bases: [parent.bases, child.bases].concat(),
+        targets: [parent.targets, child.targets].concat(),
     }
 }
 
 impl RecipeFile {
+    /// Reads a recipe and merges the chain that it extends; `from` is the recipe that names it.
+    fn read(argument: &str, from: Option<&Path>) -> Result<(Self, Source)> {
+        let source = Source::find(argument, from)?;
+        let mut merged = source.parse()?;
+        let mut at = source.clone();
+        for _ in 0..MAX_EXTENDS {
+            let Some(parent) = merged.extends.take() else {
+                return Ok((merged, source));
+            };
+            at = Source::find(&parent, at.path.as_deref())?;
+            merged = merge(at.parse()?, merged);
+        }
+        Err(Diagnostic::invalid(
+            "FR-RECIPE-EXTENDS",
+            format!(
+                "{}: `extends` leads through more than {MAX_EXTENDS} recipes",
+                source.shown
+            ),
+        ))
+    }
+
     fn validate(self, source: Source) -> Result<Recipe> {
         let missing = |key: &str| {
             Diagnostic::invalid(
@@ -428,6 +455,7 @@ impl RecipeFile {
         for script in &self.scripts {
             check_name("script name", &script.name, &source.shown)?;
         }
+        targets::check(&self.bases, &self.targets, &source.shown)?;
         let repository = self.repository.unwrap_or_default();
         let folder = repository.name.unwrap_or_else(|| self.name.clone());
         check_name("repository name", &folder, &source.shown)?;
@@ -447,6 +475,9 @@ impl RecipeFile {
                 Some(Catalogue::Some(names)) => Some(names),
             },
             image: self.image.unwrap_or_default(),
+            bases: self.bases,
+            targets: self.targets,
+            target: None,
             name: self.name,
             path: source.path,
         })

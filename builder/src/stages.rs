@@ -10,7 +10,7 @@ use offline_repo::bundle::{self, BundleOptions};
 use offline_repo::cache::Cache;
 use offline_repo::http::{self, Client};
 use offline_repo::lock::Lock;
-use offline_repo::locking::{self, LockRequest};
+use offline_repo::locking;
 use offline_repo::marker;
 use offline_repo::mirror::Mirrors;
 use offline_repo::progress::Progress;
@@ -22,6 +22,7 @@ use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::interrupt;
+use crate::locks;
 use crate::recipe::{self, Recipe};
 use crate::session::{Done, Session, Stage, digest_file};
 
@@ -111,93 +112,6 @@ pub fn catalogue() -> Result<Catalogue> {
         .map_err(|error| Diagnostic::failed(error.code(), error.to_string()))
 }
 
-/// The lock of a recipe: the one in `path` if it fits, else a new one from the signed indexes.
-pub fn lock(session: &Session, recipe: &Recipe, path: &Path, upgrade: bool) -> Result<Lock> {
-    let lock = session.stage("lock", |stage| {
-        if !upgrade && path.exists() {
-            let lock = Lock::load(path)?;
-            if fits(&lock, recipe) {
-                return Ok(Done::reused(lock));
-            }
-        }
-        let request = LockRequest {
-            name: recipe.name.clone(),
-            architecture: recipe.architecture.clone(),
-            upstreams: recipe
-                .upstreams
-                .iter()
-                .map(|known| upstream(recipe, known))
-                .collect::<Result<_>>()?,
-            groups: recipe.packages.clone(),
-            include_essential: true,
-            recommends: false,
-            now: None,
-        };
-        let cache = Cache::new(&session.paths.cache);
-        let lock = locking::lock(
-            &request,
-            &client(session)?,
-            &cache,
-            &archive_progress(stage),
-        )?;
-        interrupt::clean_on_interrupt(path.parent().unwrap_or(Path::new(".")));
-        write_file(path, lock.to_text().as_bytes(), 0o644)?;
-        Ok(Done::made(lock))
-    })?;
-    session.add_file("lock", path)?;
-    Ok(lock)
-}
-
-/// Whether a lock is one of this recipe: same architecture and indexes, and the same packages asked for.
-fn fits(lock: &Lock, recipe: &Recipe) -> bool {
-    let locked: BTreeSet<(&str, &str, &str)> = lock
-        .indexes
-        .iter()
-        .map(|index| {
-            (
-                index.archive.as_str(),
-                index.suite.as_str(),
-                index.component.as_str(),
-            )
-        })
-        .collect();
-    let wanted = recipe.upstreams.iter().flat_map(|upstream| {
-        let pairs = upstream.suites.iter().flat_map(|suite| {
-            upstream
-                .components
-                .iter()
-                .map(move |component| (suite, component))
-        });
-        pairs.map(|(suite, component)| {
-            (
-                upstream.archive.as_str(),
-                suite.as_str(),
-                component.as_str(),
-            )
-        })
-    });
-    let groups_fit = recipe.packages.iter().all(|(group, names)| {
-        names.iter().all(|name| {
-            lock.package(name)
-                .is_some_and(|package| package.groups.contains(group))
-        })
-    });
-    let nothing_else =
-        lock.packages
-            .iter()
-            .all(|package| match package.why.strip_prefix("group ") {
-                Some(group) => recipe
-                    .packages
-                    .get(group)
-                    .is_some_and(|names| names.contains(&package.name)),
-                None => true,
-            });
-    lock.architecture == recipe.architecture
-        && locked == wanted.collect()
-        && groups_fit
-        && nothing_else
-}
-
 /// The repository's signing key, made at the first use; it never lies in a cache or in what is made.
 fn signer(session: &Session) -> Result<Signer> {
     let path = session.paths.signing_key();
@@ -228,7 +142,7 @@ pub fn repository(
     interrupt::clean_on_interrupt(out);
     let path = repo_dir.join(&recipe.repository);
     let found = session.stage("repository-check", |_| {
-        Ok(Done::reused(reusable(&path, lock, &signer)))
+        Ok(Done::reused(reusable(&path, recipe, lock, &signer)))
     })?;
     let manifest = match found {
         Some(manifest) => manifest,
@@ -245,7 +159,7 @@ pub fn repository(
 }
 
 /// The manifest's digest of a repository that is complete, signed by this key, and holds what the lock says.
-fn reusable(path: &Path, lock: &Lock, signer: &Signer) -> Option<String> {
+fn reusable(path: &Path, recipe: &Recipe, lock: &Lock, signer: &Signer) -> Option<String> {
     let keyring = signer.public_key().and_then(|key| key.keyring()).ok()?;
     let repository = Repository::open(path, Some(&keyring)).ok()?;
     let here: BTreeSet<(&str, &str, String)> = repository
@@ -270,7 +184,10 @@ fn reusable(path: &Path, lock: &Lock, signer: &Signer) -> Option<String> {
             )
         })
         .collect();
-    let complete = here == wanted && repository.verify().ok()?.is_complete();
+    let document = repository.document().ok()??;
+    let complete = here == wanted
+        && document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?)
+        && repository.verify().ok()?.is_complete();
     complete.then(|| repository.manifest().to_string())
 }
 
@@ -300,7 +217,7 @@ fn publish(
             epoch: epoch(lock),
             url: None,
             groups: recipe.packages.clone(),
-            bases: Vec::new(),
+            bases: locks::bases(recipe, lock)?,
         };
         let published = publish::publish(
             &fetched,
@@ -457,19 +374,7 @@ fn tools_lock(session: &Session, recipe: &Recipe, path: &Path) -> Result<Lock> {
         return Ok(lock);
     }
     session.stage("tools-lock", |stage| {
-        let request = LockRequest {
-            name: recipe.name.clone(),
-            architecture: recipe.architecture.clone(),
-            upstreams: recipe
-                .upstreams
-                .iter()
-                .map(|known| upstream(recipe, known))
-                .collect::<Result<_>>()?,
-            groups: recipe.packages.clone(),
-            include_essential: true,
-            recommends: false,
-            now: None,
-        };
+        let request = locks::request(recipe)?;
         let cache = Cache::new(&session.paths.cache);
         let lock = locking::lock(
             &request,
@@ -488,7 +393,7 @@ fn present_lock(path: &Path, recipe: &Recipe) -> Result<Lock> {
         return Err(missing());
     }
     let lock = Lock::load(path)?;
-    match fits(&lock, recipe) {
+    match locks::fits(&lock, recipe) {
         true => Ok(lock),
         false => Err(missing()),
     }

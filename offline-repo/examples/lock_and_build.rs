@@ -80,6 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         include_essential: true,
         recommends: std::env::var_os("RECOMMENDS").is_some(),
         now: None,
+        ..LockRequest::default()
     };
     let locked = timed("lock", || lock(&request, &client, &cache, &silent))?;
     locked.save(&out.join("pigsty.lock"))?;

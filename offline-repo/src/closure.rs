@@ -45,33 +45,53 @@ type Root<'a> = (Reason, Alternatives<'a>);
 
 /// The closure of some wishes, sorted by package name.
 pub fn closure(resolver: &Resolver<'_>, wishes: &Wishes) -> Result<Vec<Chosen>> {
-    let essential = match wishes.include_essential {
+    if let Some(chosen) = without_search(resolver, wishes)? {
+        return Ok(chosen);
+    }
+    let essential = essential(resolver, wishes);
+    let roots = roots(wishes, &essential)?;
+    let required = groups(&roots);
+    let mut chosen = resolver.solve(&required, &[])?;
+    if wishes.recommends {
+        chosen = add_recommended(resolver, &required, chosen)?;
+    }
+    let graph = Graph::new(resolver, &chosen, wished(wishes), false)?;
+    let kept = graph.prune(&roots);
+    graph.explain(&roots, kept)
+}
+
+/// The same if apt's own marking gives one: nothing where only a search through other choices would.
+pub(crate) fn without_search(
+    resolver: &Resolver<'_>,
+    wishes: &Wishes,
+) -> Result<Option<Vec<Chosen>>> {
+    let essential = essential(resolver, wishes);
+    let roots = roots(wishes, &essential)?;
+    let Some(marked) = resolver.mark(&groups(&roots), wishes.recommends)? else {
+        return Ok(None);
+    };
+    let graph = Graph::new(resolver, &marked, wished(wishes), true)?;
+    let kept = graph.sweep(&roots);
+    graph.explain(&roots, kept).map(Some)
+}
+
+fn essential<'u>(resolver: &Resolver<'u>, wishes: &Wishes) -> Vec<&'u str> {
+    match wishes.include_essential {
         true => essential_names(resolver.universe()),
         false => Vec::new(),
-    };
-    let roots = roots(wishes, &essential)?;
-    let required: Vec<Alternatives<'_>> = roots.iter().map(|(_, group)| group.clone()).collect();
-    let marked = resolver.mark(&required, wishes.recommends)?;
-    let chosen = match &marked {
-        Some(marked) => marked.clone(),
-        None => {
-            let chosen = resolver.solve(&required, &[])?;
-            match wishes.recommends {
-                true => add_recommended(resolver, &required, chosen)?,
-                false => chosen,
-            }
-        }
-    };
-    let wished = match wishes.recommends {
+    }
+}
+
+fn groups<'a>(roots: &[Root<'a>]) -> Vec<Alternatives<'a>> {
+    roots.iter().map(|(_, group)| group.clone()).collect()
+}
+
+/// The weakest relation that is followed.
+fn wished(wishes: &Wishes) -> Strength {
+    match wishes.recommends {
         true => Strength::Recommends,
         false => Strength::Depends,
-    };
-    let graph = Graph::new(resolver, &chosen, wished, marked.is_some())?;
-    let kept = match marked {
-        Some(_) => graph.sweep(&roots),
-        None => graph.prune(&roots),
-    };
-    graph.explain(&roots, kept)
+    }
 }
 
 pub(crate) fn essential_names(universe: &Universe) -> Vec<&str> {

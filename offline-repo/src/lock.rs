@@ -9,6 +9,7 @@ use crate::dependency;
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::files::{self, is_confined};
+pub use crate::minimal::LockedBase;
 use crate::rpm;
 use crate::version;
 
@@ -34,6 +35,9 @@ pub struct Lock {
     /// The packages, sorted by name.
     #[serde(rename = "package", default)]
     pub packages: Vec<LockedPackage>,
+    /// Base states that were computed from the indexes.
+    #[serde(rename = "base", default, skip_serializing_if = "Vec::is_empty")]
+    pub bases: Vec<LockedBase>,
 }
 
 /// A signed index that was read.
@@ -260,6 +264,11 @@ impl Lock {
             .as_deref()
     }
 
+    /// The base state of a kind.
+    pub fn base(&self, kind: &str) -> Option<&LockedBase> {
+        self.bases.iter().find(|base| base.kind == kind)
+    }
+
     /// Why a package is there: itself first, then what needed it, up to `group NAME` or `essential`.
     pub fn why(&self, name: &str) -> Vec<String> {
         let mut chain: Vec<String> = Vec::new();
@@ -321,6 +330,7 @@ mod tests {
                 package("etcd-server", "group meta"),
                 package("libc6", "etcd-server"),
             ],
+            bases: Vec::new(),
         }
     }
 
@@ -354,7 +364,7 @@ mod tests {
             (
                 "schema = 1",
                 "schema = 1\ncolour = 1",
-                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `index`, `package`",
+                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `index`, `package`, `base`",
             ),
             (
                 "pool/main/libc6.deb",

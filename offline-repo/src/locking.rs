@@ -5,12 +5,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::archive::{self, Upstream};
 use crate::cache::Cache;
-use crate::closure::{self, Chosen, Wishes};
+use crate::closure::{Chosen, Wishes};
 use crate::error::{Error, Result};
 use crate::http::Client;
-use crate::lock::{Lock, LockedIndex, LockedPackage, SCHEMA};
+use crate::keeping;
+use crate::lock::{Lock, LockedBase, LockedIndex, LockedPackage, SCHEMA};
+use crate::minimal;
 use crate::progress::{Callback, Progress};
-use crate::resolve::Resolver;
 use crate::universe::{IndexText, Universe};
 
 /// What is to be locked.
@@ -28,6 +29,13 @@ pub struct LockRequest {
     pub include_essential: bool,
     /// Whether Recommends are followed.
     pub recommends: bool,
+    /// Whether the lock describes the smallest system of the first suite, as a base state.
+    pub minimal_base: bool,
+    /// Name and version of packages that should stay as they are, if they are still to be had and nothing that is asked for
+    /// needs another version.
+    pub keep: Vec<(String, String)>,
+    /// Packages that are to be in their newest version; what that version needs may change with them.
+    pub upgrade: Vec<String>,
     /// The time at which signatures and indexes must be valid, seconds since 1970; `None`: now.
     pub now: Option<u64>,
 }
@@ -39,19 +47,19 @@ pub fn lock(
     cache: &Cache,
     progress: Callback<'_>,
 ) -> Result<Lock> {
-    let (universe, indexes) = load_universe(request, client, cache, progress)?;
+    let (mut universe, indexes) = load_universe(request, client, cache, progress)?;
     progress(Progress::Stage {
         name: "resolve",
         items: 0,
         bytes: 0,
     });
-    let resolver = Resolver::new(&universe)?;
+    let bases = bases(request, &universe, &indexes)?;
     let wishes = Wishes {
         groups: request.groups.clone(),
         include_essential: request.include_essential,
         recommends: request.recommends,
     };
-    let chosen = closure::closure(&resolver, &wishes)?;
+    let chosen = keeping::closure(&mut universe, &wishes, &request.keep, &request.upgrade)?;
     let packages = chosen
         .into_iter()
         .map(|chosen| locked(&universe, &indexes, chosen))
@@ -62,9 +70,29 @@ pub fn lock(
         architecture: request.architecture.clone(),
         indexes,
         packages,
+        bases,
     };
     // What is written must be readable: the checks of the reader hold for it, too.
     Lock::parse("the new lock", &lock.to_text())
+}
+
+/// The base states that are asked for, from the indexes of the first suite: what an installation medium has.
+fn bases(
+    request: &LockRequest,
+    universe: &Universe,
+    indexes: &[LockedIndex],
+) -> Result<Vec<LockedBase>> {
+    if !request.minimal_base {
+        return Ok(Vec::new());
+    }
+    let first = &indexes[0];
+    let same =
+        |index: &LockedIndex| (&index.upstream, &index.suite) == (&first.upstream, &first.suite);
+    let numbers: Vec<usize> = (0..indexes.len()).filter(|n| same(&indexes[*n])).collect();
+    Ok(vec![LockedBase {
+        kind: "minimal".into(),
+        status: minimal::status(universe, &numbers)?,
+    }])
 }
 
 /// The closure of any set of packages, without essential packages: a lock with the single group "request".

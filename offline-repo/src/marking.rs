@@ -5,19 +5,17 @@
 //! The rules are those of `pkgDepCache::MarkInstall` and `pkgProblemResolver` in apt 2.2 to 3.0, as far as they
 //! concern a system on which nothing is installed.
 
+mod repair;
+
 use std::cmp::Reverse;
 
 use crate::dependency::{Alternatives, Relation};
 use crate::error::{Error, Result};
 use crate::resolve::Resolver;
-use crate::scores;
 use crate::universe::{PackageId, Universe};
 
 /// Depth of dependencies at which apt gives up a branch.
 const DEPTH_LIMIT: usize = 3000;
-
-/// Rounds of the problem resolver.
-const REPAIR_ROUNDS: usize = 20;
 
 /// Stack for that depth.
 const STACK_BYTES: usize = 64 << 20;
@@ -89,68 +87,6 @@ impl<'r, 'u> Marking<'r, 'u> {
         let marked = self.repair(&roots)?;
         let whole = self.all_whole(&marked)?;
         Ok(whole.then_some(marked))
-    }
-
-    /// Gives up packages until nothing that is marked lacks something or conflicts with something, as apt's problem
-    /// resolver does where nothing is installed yet: the lower score of two that conflict, and who lacks something.
-    /// What is protected stays, even broken.
-    fn repair(&mut self, roots: &[PackageId]) -> Result<Vec<PackageId>> {
-        let mut marked: Vec<PackageId> = self.universe.ids().collect();
-        marked.retain(|id| self.is_marked(*id));
-        if self.all_whole(&marked)? {
-            return Ok(marked);
-        }
-        let scores = scores::scores(self.resolver, &marked, roots)?;
-        marked.sort_by_key(|id| Reverse(scores[*id as usize]));
-        for _ in 0..REPAIR_ROUNDS {
-            let before = marked.len();
-            for id in marked.clone() {
-                if self.is_marked(id) {
-                    self.repair_one(id, &scores)?;
-                }
-            }
-            marked.retain(|id| self.is_marked(*id));
-            if marked.len() == before {
-                break;
-            }
-        }
-        marked.sort_unstable();
-        Ok(marked)
-    }
-
-    fn repair_one(&mut self, id: PackageId, scores: &[i64]) -> Result<()> {
-        let protected = self.state(id).protected;
-        let depends = self.universe.depends(id)?;
-        if !protected && !depends.iter().all(|group| self.is_met(group)) {
-            self.state_mut(id).marked = false;
-            return Ok(());
-        }
-        let mut given_up = Vec::new();
-        for enemy in self.resolver.enemies_in_order(id)? {
-            if !self.is_marked(enemy) {
-                continue;
-            }
-            if scores[id as usize] > scores[enemy as usize] {
-                given_up.push(enemy);
-            } else if !protected {
-                self.state_mut(id).marked = false;
-                return Ok(());
-            }
-        }
-        for enemy in given_up {
-            let state = self.state_mut(enemy);
-            state.marked &= state.protected;
-        }
-        Ok(())
-    }
-
-    fn all_whole(&self, marked: &[PackageId]) -> Result<bool> {
-        for id in marked {
-            if !self.is_whole(*id)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
     }
 
     /// The package that a request means; the request may name another version than the preferred one. Nothing when another

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::closure;
 use crate::dependency::{self, Alternatives};
+use crate::digest::Sha256;
 use crate::error::{Error, Result};
 pub use crate::explain::Clash;
 use crate::resolve::Resolver;
@@ -77,6 +78,8 @@ pub struct Document {
     pub schema: u32,
     /// What to ask for to get each group.
     pub groups: Groups,
+    /// The base states: SHA-256 of the dpkg status file by name.
+    pub bases: BTreeMap<String, Sha256>,
     /// For each base state and group whether the group installs.
     pub verdicts: Vec<Verdict>,
 }
@@ -115,8 +118,14 @@ impl Document {
         Ok(Document {
             schema: SCHEMA,
             groups: groups.clone(),
+            bases: digests(bases),
             verdicts,
         })
+    }
+
+    /// Whether it is about these groups and these states.
+    pub fn is_about(&self, groups: &Groups, bases: &[RequiredBase]) -> bool {
+        self.groups == *groups && self.bases == digests(bases)
     }
 
     /// The first group that does not install on a base.
@@ -147,6 +156,11 @@ impl Document {
         text.push('\n');
         text
     }
+}
+
+fn digests(bases: &[RequiredBase]) -> BTreeMap<String, Sha256> {
+    let digest = |base: &RequiredBase| (base.name.clone(), Sha256::of(base.status.as_bytes()));
+    bases.iter().map(digest).collect()
 }
 
 /// Proves or refutes, for each group, that it installs on `base` from the repository whose index is `packages`.

@@ -1,5 +1,7 @@
 //! All packages of some indexes, in compact form: a record holds offsets into the index's text.
 
+mod views;
+
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 

@@ -88,6 +88,7 @@ fn lock(packages: &[(&str, &str, &str, Vec<u8>)]) -> Lock {
             packages_sha256: Sha256::of(b""),
         }],
         packages: locked.collect(),
+        bases: Vec::new(),
     }
 }
 

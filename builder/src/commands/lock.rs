@@ -1,6 +1,6 @@
 //! `farrow lock` and `farrow resolve`.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use offline_repo::cache::Cache;
 use offline_repo::lock::Lock;
@@ -9,40 +9,85 @@ use serde_json::json;
 use crate::cli::{LockArgs, ResolveArgs};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
+use crate::locks::{self, Change, Upgrade};
 use crate::recipe::Recipe;
 use crate::session::{Done, Session};
 use crate::stages;
 
-/// Writes the lock of a recipe beside it.
+/// Writes the locks of a recipe beside it: that of its own platform, and one for each target.
 pub fn run(session: &Session, args: &LockArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe)?;
-    let path = args.lock.clone().unwrap_or_else(|| beside(&recipe));
-    let lock = stages::lock(session, &recipe, &path, args.upgrade)?;
-    match &args.why {
-        Some(package) => say_why(session, &lock, package),
-        None => {
-            let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
-            session.say(&format!(
-                "{}: {} packages, {:.1} MB",
-                path.display(),
-                lock.packages.len(),
-                bytes as f64 / 1e6
-            ));
-            session.finish(json!({"packages": lock.packages.len(), "bytes": bytes, "lock": path}))
+    let recipes = match &args.target {
+        Some(target) => vec![recipe.for_target(target)?],
+        None => all_targets(&recipe)?,
+    };
+    if let (Some(lock), true) = (&args.lock, recipes.len() > 1) {
+        return Err(Diagnostic::invalid(
+            "FR-LOCK-TARGETS",
+            format!(
+                "{} cannot hold the locks of {} platforms",
+                lock.display(),
+                recipes.len()
+            ),
+        )
+        .with_hint("name one of them with --for"));
+    }
+    let upgrade = match &args.upgrade {
+        None => Upgrade::Nothing,
+        Some(names) if names.is_empty() => Upgrade::All,
+        Some(names) => Upgrade::Some(names.clone()),
+    };
+    let mut written = Vec::new();
+    for recipe in &recipes {
+        let path = args.lock.clone().unwrap_or_else(|| locks::beside(recipe));
+        let old = path.exists().then(|| Lock::load(&path)).transpose()?;
+        let lock = locks::lock(session, recipe, &path, &upgrade)?;
+        if let Some(package) = &args.why {
+            return say_why(session, &lock, package);
         }
+        let changes = old.map_or_else(Vec::new, |old| locks::changes(&old, &lock));
+        written.push(report(session, recipe, &path, &lock, &changes));
     }
+    let first = &written[0];
+    session.finish(json!({"packages": first["packages"], "bytes": first["bytes"], "lock": first["lock"], "locks": written}))
 }
 
-/// Where a recipe's lock is: beside its file; for a recipe that farrow ships, in the working folder.
-pub fn beside(recipe: &Recipe) -> PathBuf {
-    match &recipe.path {
-        Some(path) => path.with_extension("lock"),
-        None => PathBuf::from(format!("{}.lock", recipe.name)),
-    }
+/// The recipe itself, then the recipe for each of its targets.
+fn all_targets(recipe: &Recipe) -> Result<Vec<Recipe>> {
+    let targets = recipe.targets.iter();
+    let others = targets.map(|target| recipe.for_target(&target.name));
+    std::iter::once(Ok(recipe.clone())).chain(others).collect()
 }
 
+fn report(
+    session: &Session,
+    recipe: &Recipe,
+    path: &Path,
+    lock: &Lock,
+    changes: &[Change],
+) -> serde_json::Value {
+    for Change { name, from, to } in changes {
+        let line = match (from, to) {
+            (Some(from), Some(to)) => format!("changed  {name}  {from} -> {to}"),
+            (None, Some(to)) => format!("added    {name}  {to}"),
+            (from, None) => format!("removed  {name}  {}", from.as_deref().unwrap_or_default()),
+        };
+        session.say(&line);
+    }
+    let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
+    session.say(&format!(
+        "{}: {} packages, {:.1} MB",
+        path.display(),
+        lock.packages.len(),
+        bytes as f64 / 1e6
+    ));
+    json!({"target": recipe.target, "packages": lock.packages.len(), "bytes": bytes, "lock": path, "changes": changes})
+}
+
+/// The chain from the recipe's group to a package, with versions.
 fn say_why(session: &Session, lock: &Lock, package: &str) -> Result<()> {
-    let chain = lock.why(package);
+    let mut chain = lock.why(package);
+    chain.reverse();
     if chain.is_empty() {
         let names = lock.packages.iter().map(|package| package.name.as_str());
         let found = Diagnostic::invalid("FR-LOCK-WHY", format!("`{package}` is not in the lock"));
@@ -51,8 +96,21 @@ fn say_why(session: &Session, lock: &Lock, package: &str) -> Result<()> {
             None => found,
         });
     }
-    session.say(&chain.join("\n"));
-    session.finish(json!({"why": chain}))
+    for (depth, name) in chain.iter().enumerate() {
+        let version = lock.package(name).map(|package| package.version.as_str());
+        let line = format!(
+            "{}{name} {}",
+            "  ".repeat(depth),
+            version.unwrap_or_default()
+        );
+        session.say(line.trim_end());
+    }
+    let groups = lock.package(package).map(|package| package.groups.clone());
+    let groups = groups.unwrap_or_default();
+    if !groups.is_empty() {
+        session.say(&format!("in the closures of: {}", groups.join(", ")));
+    }
+    session.finish(json!({"why": chain, "groups": groups}))
 }
 
 /// Prints the closure of any set of packages.

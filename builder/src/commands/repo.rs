@@ -6,8 +6,8 @@ use offline_repo::difference::difference;
 use serde_json::json;
 
 use crate::cli::RepoCommand;
-use crate::commands::lock::beside;
 use crate::diagnostic::{Diagnostic, Result};
+use crate::locks::{self, Upgrade};
 use crate::recipe::Recipe;
 use crate::session::{Done, Session};
 use crate::stages;
@@ -15,17 +15,32 @@ use crate::stages;
 /// Runs one of them.
 pub fn run(session: &Session, command: RepoCommand) -> Result<()> {
     match command {
-        RepoCommand::Build { recipe, out, lock } => build(session, &recipe, &out, lock.as_deref()),
+        RepoCommand::Build {
+            recipe,
+            out,
+            lock,
+            target,
+        } => build(session, &recipe, &out, lock.as_deref(), target.as_deref()),
         RepoCommand::Verify { path } => verify(session, &path),
         RepoCommand::Diff { old, new } => diff(session, &old, &new),
         RepoCommand::Install { tarball, target } => install(session, &tarball, &target),
     }
 }
 
-fn build(session: &Session, recipe: &str, out: &Path, lock: Option<&Path>) -> Result<()> {
+fn build(
+    session: &Session,
+    recipe: &str,
+    out: &Path,
+    lock: Option<&Path>,
+    target: Option<&str>,
+) -> Result<()> {
     let recipe = Recipe::load(recipe)?;
-    let path = lock.map_or_else(|| beside(&recipe), Path::to_owned);
-    let lock = stages::lock(session, &recipe, &path, false)?;
+    let recipe = match target {
+        Some(target) => recipe.for_target(target)?,
+        None => recipe,
+    };
+    let path = lock.map_or_else(|| locks::beside(&recipe), Path::to_owned);
+    let lock = locks::lock(session, &recipe, &path, &Upgrade::Nothing)?;
     let out = std::path::absolute(out).map_err(|e| Diagnostic::io("find", out, e))?;
     let repository = stages::repository(session, &recipe, &lock, &out)?;
     session.say(&format!(

@@ -15,6 +15,7 @@ use crate::control::{self, Control};
 use crate::deployment;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::interrupt;
+use crate::locks::{self, Upgrade};
 use crate::machines::joining::Joining;
 use crate::machines::{self, Machines, Planned, TICK, containers, qemu, wait_ready};
 use crate::recipe::{ImageFormat, Recipe};
@@ -34,12 +35,8 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
     let seeds = deployment::seeds(&loaded, &secret, &args.check)?;
     check_delays(&loaded.deployment, &args.start_delays)?;
 
-    let lock = stages::lock(
-        session,
-        &recipe,
-        &out.join(format!("{}.lock", recipe.name)),
-        false,
-    )?;
+    let path = out.join(format!("{}.lock", recipe.name));
+    let lock = locks::lock(session, &recipe, &path, &Upgrade::Nothing)?;
     let repository = stages::repository(session, &recipe, &lock, &out)?;
     let tools = stages::tools(session, stages::ToolsSource::Archive)?;
     let credentials = out.join("credentials.json");

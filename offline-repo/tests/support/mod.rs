@@ -191,6 +191,7 @@ pub fn request() -> LockRequest {
         include_essential: true,
         recommends: false,
         now: Some(NOW),
+        ..LockRequest::default()
     }
 }
 
