@@ -438,8 +438,11 @@ pub struct ExplainArgs {
 /// Arguments of `farrow tools`.
 #[derive(Debug, Args)]
 pub struct ToolsArgs {
+    /// Recipe of the programs: a file, or the name of one that farrow ships
+    #[arg(long, default_value = "tools")]
+    pub recipe: String,
     /// Use this tree as the root instead of the tools tree, writable
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "recipe")]
     pub root: Option<PathBuf>,
     /// Make a file or folder of the host visible inside, as HOST:INSIDE; may be repeated
     #[arg(long, value_name = "HOST:INSIDE", value_parser = parse_bind)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result, nearest};
 use crate::interrupt;
-use crate::recipe::{BaseKind, Recipe};
+use crate::recipe::{BaseKind, Recipe, UpstreamKind};
 use crate::session::{Done, Session};
 use crate::stages::{archive_progress, client, upstream};
 
@@ -71,7 +71,11 @@ pub fn lock(session: &Session, recipe: &Recipe, path: &Path, upgrade: &Upgrade) 
         }
         let cache = Cache::new(&session.paths.cache);
         let report = archive_progress(stage);
-        let lock = locking::lock(&request, &client(session)?, &cache, &report)?;
+        let choose = match recipe.kind {
+            UpstreamKind::Deb => locking::lock,
+            UpstreamKind::Rpm => offline_repo::rpm::locking::lock,
+        };
+        let lock = choose(&request, &client(session)?, &cache, &report)?;
         interrupt::clean_on_interrupt(path.parent().unwrap_or(Path::new(".")));
         write_file(path, lock.to_text().as_bytes(), 0o644)?;
         Ok(Done::made(lock))
@@ -201,6 +205,12 @@ pub fn fits(lock: &Lock, recipe: &Recipe) -> bool {
             )
         })
     });
+    if recipe.kind == UpstreamKind::Rpm {
+        // A request need not be the name of a package, so the lock says what was asked for.
+        return lock.architecture == recipe.architecture
+            && locked == wanted.collect()
+            && lock.requests == recipe.packages;
+    }
     let groups_fit = recipe.packages.iter().all(|(group, names)| {
         names.iter().all(|name| {
             lock.package(name)

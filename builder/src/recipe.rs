@@ -30,7 +30,7 @@ pub struct RecipeFile {
     pub description: String,
     /// Name or path of the recipe that this one adds to.
     pub extends: Option<String>,
-    /// Debian architecture name (default: amd64).
+    /// Architecture as the distribution names it (default: amd64, of RPM packages x86_64).
     pub architecture: Option<String>,
     /// Which distribution the packages come from.
     pub distribution: Option<Distribution>,
@@ -87,9 +87,11 @@ pub struct Upstream {
     pub archive: String,
     /// A vendor's own URL; a distribution's archive has none.
     pub url: Option<String>,
-    /// Suites, the base suite first.
+    /// Suites, the base suite first; of RPM packages the folders that hold a `repodata/` (default: the archive itself).
+    #[serde(default)]
     pub suites: Vec<String>,
-    /// Components of each suite.
+    /// Components of each suite; RPM packages have none.
+    #[serde(default)]
     pub components: Vec<String>,
     /// Key files below `keys/` beside the recipe, or shipped with farrow.
     pub keys: Vec<String>,
@@ -108,6 +110,8 @@ fn default_priority() -> i32 {
 pub enum UpstreamKind {
     /// Debian packages.
     Deb,
+    /// RPM packages.
+    Rpm,
 }
 
 /// What becomes of the offline repository.
@@ -240,8 +244,10 @@ pub enum ImageFormat {
 pub struct Recipe {
     /// Name, which artefacts carry.
     pub name: String,
-    /// Debian architecture name.
+    /// Architecture as the distribution names it.
     pub architecture: String,
+    /// Kind of all packages.
+    pub kind: UpstreamKind,
     /// Distribution and release.
     pub distribution: Distribution,
     /// Archives, never empty.
@@ -446,8 +452,12 @@ impl RecipeFile {
         if self.packages.values().all(Vec::is_empty) {
             return Err(missing("packages"));
         }
+        let kind = check_kinds(&self.upstreams, &source)?;
         for name in self.packages.values().flatten() {
-            check_package_name(name, &source)?;
+            match kind {
+                UpstreamKind::Deb => check_package_name(name, &source)?,
+                UpstreamKind::Rpm => check_request(name, &source)?,
+            }
         }
         for file in &self.files {
             check_file(file, &source)?;
@@ -462,9 +472,13 @@ impl RecipeFile {
         Ok(Recipe {
             repository: folder,
             embed: repository.embed,
-            architecture: self.architecture.unwrap_or_else(|| "amd64".into()),
+            architecture: self.architecture.unwrap_or_else(|| match kind {
+                UpstreamKind::Deb => "amd64".into(),
+                UpstreamKind::Rpm => "x86_64".into(),
+            }),
+            kind,
             distribution,
-            upstreams: self.upstreams,
+            upstreams: self.upstreams.into_iter().map(with_defaults).collect(),
             packages: self.packages,
             users: self.users,
             files: self.files,
@@ -495,6 +509,66 @@ fn check_name(what: &str, name: &str, shown: &str) -> Result<()> {
         format!("{shown}: {what} `{name}` is not valid"),
     )
     .with_hint("use 1 to 32 lower-case letters, digits and hyphens"))
+}
+
+/// The kind of all upstreams. A recipe is for one distribution, and a distribution has packages of one kind.
+fn check_kinds(upstreams: &[Upstream], source: &Source) -> Result<UpstreamKind> {
+    let kind = upstreams[0].kind;
+    for upstream in upstreams {
+        let fail = |message: &str, hint: &str| {
+            let text = format!("{}: upstream {} {message}", source.shown, upstream.name);
+            Err(Diagnostic::invalid("FR-RECIPE-UPSTREAM", text).with_hint(hint))
+        };
+        let (suites, components) = (&upstream.suites, &upstream.components);
+        if upstream.kind != kind {
+            return fail(
+                "is of another kind than the first one",
+                "write a recipe for each distribution",
+            );
+        }
+        match kind {
+            UpstreamKind::Deb if suites.is_empty() || components.is_empty() => {
+                return fail(
+                    "has no suites or no components",
+                    "for example suites = [\"trixie\"], components = [\"main\"]",
+                );
+            }
+            UpstreamKind::Rpm if !components.is_empty() => {
+                return fail(
+                    "has components, which RPM packages have not",
+                    "name the folders that hold a repodata/ as its suites",
+                );
+            }
+            _ => {}
+        }
+    }
+    Ok(kind)
+}
+
+/// Without suites, a yum repository is the archive itself; each has one index.
+fn with_defaults(mut upstream: Upstream) -> Upstream {
+    if upstream.kind == UpstreamKind::Rpm {
+        if upstream.suites.is_empty() {
+            upstream.suites = vec![".".into()];
+        }
+        upstream.components = vec![String::new()];
+    }
+    upstream
+}
+
+/// A name of an RPM package, or anything that packages provide, with or without a version.
+fn check_request(text: &str, source: &Source) -> Result<()> {
+    if !text.trim().is_empty() && text.len() <= 256 && !text.chars().any(char::is_control) {
+        return Ok(());
+    }
+    Err(Diagnostic::invalid(
+        "FR-RECIPE-PACKAGE",
+        format!(
+            "{}: `{}` is not a package",
+            source.shown,
+            text.escape_debug()
+        ),
+    ))
 }
 
 /// Debian Policy 5.6.1: lower-case letters, digits, `+`, `-`, `.`, at least two characters.

@@ -23,7 +23,7 @@ use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::interrupt;
 use crate::locks;
-use crate::recipe::{self, Recipe};
+use crate::recipe::{self, Recipe, UpstreamKind};
 use crate::session::{Done, Session, Stage, digest_file};
 
 /// User id of the signing key that farrow makes when there is none.
@@ -332,8 +332,13 @@ fn verify_folder(path: &Path) -> Result<Verified> {
 
 /// The tools tree: the one of its lock, unpacked when it is not there yet.
 pub fn tools(session: &Session, source: ToolsSource) -> Result<ToolsTree> {
-    let recipe = Recipe::load("tools")?;
-    let path = session.paths.tools.join("tools.lock");
+    tools_of(session, "tools", source)
+}
+
+/// The tree of programs that another recipe lists.
+pub fn tools_of(session: &Session, recipe: &str, source: ToolsSource) -> Result<ToolsTree> {
+    let recipe = Recipe::load(recipe)?;
+    let path = session.paths.tools.join(format!("{}.lock", recipe.name));
     let lock = match source {
         ToolsSource::Present => present_lock(&path, &recipe)?,
         ToolsSource::Archive => tools_lock(session, &recipe, &path)?,

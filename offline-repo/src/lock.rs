@@ -1,6 +1,6 @@
 //! The lock: every package with version, place, size and digest, and the signed indexes it was taken from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +29,9 @@ pub struct Lock {
     pub name: String,
     /// Debian architecture, for example "amd64".
     pub architecture: String,
+    /// What was asked for by group, of RPM packages: there a request need not be a package's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, Vec<String>>,
     /// The signed indexes, in the order of the request.
     #[serde(rename = "index", default)]
     pub indexes: Vec<LockedIndex>,
@@ -312,6 +315,7 @@ mod tests {
         };
         Lock {
             schema: SCHEMA,
+            requests: BTreeMap::new(),
             name: "pigsty".into(),
             architecture: "amd64".into(),
             indexes: vec![LockedIndex {
@@ -364,7 +368,7 @@ mod tests {
             (
                 "schema = 1",
                 "schema = 1\ncolour = 1",
-                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `index`, `package`, `base`",
+                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `requests`, `index`, `package`, `base`",
             ),
             (
                 "pool/main/libc6.deb",

@@ -68,6 +68,7 @@ pub fn lock(
         schema: SCHEMA,
         name: request.name.clone(),
         architecture: request.architecture.clone(),
+        requests: BTreeMap::new(),
         indexes,
         packages,
         bases,

@@ -13,6 +13,7 @@ use crate::marker::{self, Marker};
 use crate::openpgp::Keyring;
 use crate::proof::{self, Base, Document, Verdict};
 use crate::resolve::Resolver;
+use crate::rpm;
 use crate::universe::{IndexText, Universe};
 
 /// No Packages file of an offline repository is larger, in bytes.
@@ -65,18 +66,12 @@ impl Repository {
         if let Some(keyring) = keyring {
             marker.check_signature(&path.join(marker::NAME).display().to_string(), keyring)?;
         }
-        let text = read_index(path, &marker)?;
-        let architecture = architecture(path, &marker)?;
-        let index = IndexText {
-            origin: path.join("Packages").display().to_string(),
-            text: text.into(),
-            priority: 0,
-        };
-        let universe = Universe::parse(vec![index], &architecture)?;
+        let universe = universe(path, &marker)?;
         let mut packages = universe
             .ids()
             .map(|id| package(path, &marker, &universe, id))
             .collect::<Result<Vec<_>>>()?;
+        packages.extend(rpm::repository::packages(path, &marker)?);
         packages.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Repository {
             path: path.to_path_buf(),
@@ -231,6 +226,19 @@ fn read_verified(path: &Path, marker: &Marker, name: &str) -> Result<String> {
     }
     String::from_utf8(bytes)
         .map_err(|_| Error::invalid(path.join(name).display(), "is not UTF-8 text"))
+}
+
+/// The packages for apt; none if the repository is for dnf only.
+fn universe(path: &Path, marker: &Marker) -> Result<Universe> {
+    if marker.sha256("Packages").is_none() && marker.sha256(rpm::repodata::REPOMD).is_some() {
+        return Universe::parse(Vec::new(), "all");
+    }
+    let index = IndexText {
+        origin: path.join("Packages").display().to_string(),
+        text: read_index(path, marker)?.into(),
+        priority: 0,
+    };
+    Universe::parse(vec![index], &architecture(path, marker)?)
 }
 
 fn read_index(path: &Path, marker: &Marker) -> Result<String> {

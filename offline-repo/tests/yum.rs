@@ -73,6 +73,7 @@ fn lock(packages: &[(&str, &str, &str, Vec<u8>)]) -> Lock {
         });
     Lock {
         schema: SCHEMA,
+        requests: Default::default(),
         name: "pigsty".into(),
         architecture: "x86_64".into(),
         indexes: vec![LockedIndex {

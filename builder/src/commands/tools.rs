@@ -16,7 +16,10 @@ pub fn run(session: &Session, args: &ToolsArgs) -> Result<()> {
             let root = std::path::absolute(root).map_err(|e| Diagnostic::io("find", root, e))?;
             Sandbox::new(root)
         }
-        None => stages::tools(session, stages::ToolsSource::Archive)?.sandbox(),
+        None => {
+            let source = stages::ToolsSource::Archive;
+            stages::tools_of(session, &args.recipe, source)?.sandbox()
+        }
     };
     for (host, inside) in &args.bind {
         let host = host

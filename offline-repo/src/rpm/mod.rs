@@ -1,14 +1,29 @@
 //! RPM packages and yum repositories: headers, metadata, versions.
 //!
 //! ```text
-//! .rpm → Header → Package → entries of primary, filelists, other → repodata/ with a signed repomd.xml
+//! .rpm → Header → Package → elements of primary, filelists, other → repodata/ with a signed repomd.xml
+//! signed repomd.xml → primary.xml (and filelists.xml, if paths ask for it) → Universe → clauses → chosen packages
 //! ```
 
+pub mod archive;
+pub mod clauses;
+pub mod dependency;
 pub mod evr;
 pub mod header;
+pub mod locking;
 pub mod metadata;
 pub mod package;
+mod policy;
+pub mod reader;
 pub mod repodata;
+pub mod repomd;
+pub(crate) mod repository;
+pub mod resolve;
+mod rules;
+mod sat;
+mod solver;
+mod strings;
+pub mod universe;
 pub mod xml;
 
 /// Package names as EL uses them: no separators of paths, relations or globs. One letter is enough (`R`).
