@@ -15,6 +15,7 @@ use crate::context::Image;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::files;
+use crate::lasting::{self, Ledger};
 use crate::members::Members;
 use crate::metadata::{Metadata, Raw};
 use crate::mounts;
@@ -238,6 +239,11 @@ fn prepare(
     sources::keep(&accepted.raw, Path::new(sources::KEPT_COPY))?;
     let applier = Applier::new(Path::new("/"))?;
     set_host_name(&accepted.plan.node.name)?;
+    let lasting = options.image.etc_lasts.then(|| Ledger::new(Path::new("/")));
+    if let Some(ledger) = &lasting {
+        ledger.claim(&lasting::paths(&accepted.plan))?;
+        files::link_if_changed(Path::new(lasting::WANTS), lasting::UNIT)?;
+    }
     applier.write_network(&accepted.plan)?;
     start_network(&network_digest(&accepted.plan));
     let address = accepted.plan.node.address;
@@ -257,6 +263,9 @@ fn prepare(
     for target in mounts::mount_all(&plan.mounts)? {
         log::info!("mounted {target}");
     }
+    if let Some(ledger) = &lasting {
+        ledger.claim(&lasting::paths(&plan))?;
+    }
     let changes = applier.write_services(&plan)?;
     log::info!("{} files written", changes.paths.len());
     let gone = record::units_that_are_gone(&plan)?;
@@ -265,11 +274,20 @@ fn prepare(
         log::info!("stopping {}: no longer wanted here", units.join(", "));
         units::queue("stop", &units)?;
     }
-    for path in record::remove_what_is_gone(&plan, Path::new(record::OWNED))? {
+    for path in remove_what_is_gone(&plan, lasting.as_ref())? {
         log::info!("removed {path}");
     }
     let before = read_units(&plan, &changes.units)?;
     Ok((plan, applier, before))
+}
+
+/// Removes files that an earlier plan had and this one has not; gives their paths. Where `/etc` lasts, that is whatever the
+/// plan does not have, and what was there before is put back.
+pub(crate) fn remove_what_is_gone(plan: &Plan, lasting: Option<&Ledger>) -> Result<Vec<String>> {
+    match lasting {
+        Some(ledger) => ledger.release(&lasting::paths(plan)),
+        None => record::remove_what_is_gone(plan, Path::new(record::OWNED)),
+    }
 }
 
 /// Another run, or a change of members, is over in seconds.

@@ -37,6 +37,9 @@ pub struct Image {
     /// dm-verity root hash of the running root; empty when unknown.
     #[serde(default)]
     pub root_hash: String,
+    /// Whether what is written below `/etc` lasts: on a machine that got its packages one by one and is no image.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub etc_lasts: bool,
 }
 
 impl Image {

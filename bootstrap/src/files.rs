@@ -108,6 +108,45 @@ pub fn remove(path: &Path) -> Result<bool> {
     }
 }
 
+/// Gives a file or link a second name: the same file where the file system can, else a copy with its owner and mode. Nothing
+/// here writes to a file in place, so what has the second name stays as it is.
+///
+/// # Errors
+/// `FR-IO`.
+pub fn duplicate(path: &Path, second: &Path) -> Result<()> {
+    if fs::hard_link(path, second).is_err() {
+        let failed = |error| Error::io("copy", path, error);
+        let found = fs::symlink_metadata(path).map_err(failed)?;
+        if found.is_symlink() {
+            let target = fs::read_link(path).map_err(failed)?;
+            std::os::unix::fs::symlink(target, second).map_err(failed)?;
+        } else {
+            let content = fs::read(path).map_err(failed)?;
+            let owner = Some((found.uid(), found.gid()));
+            write_new(second, &content, found.mode() & 0o7777, owner)?;
+        }
+    }
+    sync_directory(second.parent().unwrap_or(Path::new("/")))
+}
+
+/// Puts a file or link in another's place, in one step.
+///
+/// # Errors
+/// `FR-IO`.
+pub fn move_over(path: &Path, place: &Path) -> Result<()> {
+    let folder = place.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder).map_err(|error| Error::io("make", folder, error))?;
+    let failed = |error| Error::io("restore", place, error);
+    if fs::rename(path, place).is_err() {
+        let temporary = temporary_name(place);
+        remove(&temporary)?;
+        duplicate(path, &temporary)?;
+        fs::rename(&temporary, place).map_err(failed)?;
+        remove(path)?;
+    }
+    sync_directory(folder)
+}
+
 /// One name for all attempts, so that a killed one leaves a single file which the next one replaces.
 fn temporary_name(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

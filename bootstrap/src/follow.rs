@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use crate::applied::{Applied, RECORD, service_digest};
 use crate::apply::Applier;
-use crate::boot::read_units;
+use crate::boot::{read_units, remove_what_is_gone};
 use crate::catalogue::Catalogue;
 use crate::context::Image;
 use crate::error::Result;
 use crate::facts::Facts;
+use crate::lasting::{self, Ledger};
 use crate::metadata::{Metadata, Raw};
 use crate::plan::{Plan, PlanDiff, Service};
 use crate::planner::Inputs;
@@ -69,13 +70,17 @@ pub fn follow(services: &Path, image: &Image) -> Result<Followed> {
     };
     let plan = planned(&sources::kept()?, services, image)?;
     let applier = Applier::new(Path::new("/"))?;
+    let lasting = image.etc_lasts.then(|| Ledger::new(Path::new("/")));
+    if let Some(ledger) = &lasting {
+        ledger.claim(&lasting::paths(&plan))?;
+    }
     let mut changes = applier.write_network(&plan)?;
     let written = applier.write_services(&plan)?;
     changes.paths.extend(written.paths);
     for path in &changes.paths {
         log::info!("wrote {path}");
     }
-    let removed = record::remove_what_is_gone(&plan, Path::new(record::OWNED))?;
+    let removed = remove_what_is_gone(&plan, lasting.as_ref())?;
     for path in &removed {
         log::info!("removed {path}");
     }

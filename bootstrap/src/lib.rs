@@ -26,6 +26,7 @@ pub mod http;
 pub mod initdb;
 pub mod inventory;
 pub mod join;
+pub mod lasting;
 pub mod leave;
 pub mod members;
 mod merge;

@@ -18,6 +18,7 @@ use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::interrupt;
+use crate::machine_files::{self, Origin};
 use crate::recipe::{ImageFormat, Phase, Recipe};
 use crate::session::{Done, Session, Stage};
 use crate::stages;
@@ -30,8 +31,6 @@ const KERNEL_ARGUMENTS: [&str; 2] = [
     "systemd.gpt_auto=0",
     "systemd.mask=systemd-boot-random-seed.service",
 ];
-/// Where the catalogue is in an image.
-const SERVICES: &str = "/usr/lib/farrow/services";
 /// The service that keeps the whole set of what starts by itself.
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants/farrow-bootstrap.service";
 
@@ -190,10 +189,7 @@ fn root_package(chosen: &ClosurePackage) -> Package {
 }
 
 fn recipe_file(file: &crate::recipe::File) -> FileEntry {
-    let content = file.content.strip_prefix('\n').unwrap_or(&file.content);
-    // Checked when the recipe was read.
-    let mode = u32::from_str_radix(&file.mode, 8).unwrap_or(0o644);
-    regular(&file.path, mode, content.as_bytes())
+    regular(&file.path, file.mode(), file.text().as_bytes())
 }
 
 fn regular(path: &str, mode: u32, content: &[u8]) -> FileEntry {
@@ -227,24 +223,12 @@ fn system_user(user: &crate::recipe::User) -> SystemUser {
 
 /// The bootstrap, its unit, the catalogue, and what the machine can say about its image.
 fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
-    let identity = json!({
-        "name": recipe.name,
-        "version": env!("CARGO_PKG_VERSION"),
-        "lock": source.lock.digest().to_string(),
-        "repository": recipe.repository,
-    });
-    let mut files = vec![
-        regular("/usr/bin/farrow-bootstrap", 0o755, embedded::BOOTSTRAP),
-        regular(
-            "/usr/lib/systemd/system/farrow-bootstrap.service",
-            0o644,
-            embedded::BOOTSTRAP_UNIT.as_bytes(),
-        ),
-        regular(
-            "/usr/lib/systemd/system/farrow-watch.service",
-            0o644,
-            embedded::WATCH_UNIT.as_bytes(),
-        ),
+    let common = machine_files::of_every_machine(recipe, &source.lock, Origin::Image)?;
+    let common = common.iter();
+    let mut files: Vec<FileEntry> = common
+        .map(|file| regular(&file.path, file.mode, &file.content))
+        .collect();
+    files.extend([
         regular(
             "/usr/lib/systemd/system/systemd-udev-trigger.service.d/farrow.conf",
             0o644,
@@ -258,11 +242,6 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
             gid: 0,
             kind: Content::Directory,
         },
-        regular(
-            "/usr/lib/farrow/image.json",
-            0o644,
-            format!("{identity:#}\n").as_bytes(),
-        ),
         FileEntry {
             path: WANTS.into(),
             mode: 0o777,
@@ -270,34 +249,8 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
             gid: 0,
             kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()),
         },
-    ];
+    ]);
     files.extend(boot_masks::links());
-    let catalogue = embedded::catalogue();
-    let known: Vec<&str> = catalogue
-        .iter()
-        .filter_map(|(path, _)| path.split('/').next())
-        .collect();
-    if let Some(unknown) = recipe
-        .services
-        .iter()
-        .flatten()
-        .find(|name| !known.contains(&name.as_str()))
-    {
-        return Err(Diagnostic::invalid(
-            "FR-RECIPE-SERVICE",
-            format!("the catalogue has no service `{unknown}`"),
-        ));
-    }
-    for (path, content) in &catalogue {
-        let name = path.split('/').next().unwrap_or_default();
-        if recipe
-            .services
-            .as_ref()
-            .is_none_or(|wanted| wanted.iter().any(|service| service == name))
-        {
-            files.push(regular(&format!("{SERVICES}/{path}"), 0o644, content));
-        }
-    }
     Ok(files)
 }
 

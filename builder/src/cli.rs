@@ -246,15 +246,27 @@ pub enum RepoCommand {
         /// The new one
         new: PathBuf,
     },
-    /// Unpack a tarball below a folder, once all of it is proved
-    Install {
-        /// The tarball
-        tarball: PathBuf,
-        /// The folder that holds repositories
-        #[arg(long, value_name = "DIR", default_value = "/www")]
-        target: PathBuf,
-    },
+    /// Unpack a tarball below a folder, once all of it is proved, and install the packages of a role from it
+    Install(InstallArgs),
 }
+
+/// Arguments of `farrow repo install`.
+#[derive(Debug, Args)]
+#[command(after_help = INSTALL_EXAMPLES)]
+pub struct InstallArgs {
+    /// The tarball
+    pub tarball: PathBuf,
+    /// The folder that holds repositories
+    #[arg(long, value_name = "DIR", default_value = "/www")]
+    pub target: PathBuf,
+    /// Also install the packages of a group of its recipe, with apt, from this repository alone; starts nothing
+    #[arg(long, value_name = "GROUP,…", value_delimiter = ',')]
+    pub group: Vec<String>,
+}
+
+const INSTALL_EXAMPLES: &str = "Examples:
+  farrow repo install pigsty-v0.1.0.d13.x86_64.tar.gz                 only the repository, to /www/pigsty
+  farrow repo install pigsty-v0.1.0.d13.x86_64.tar.gz --group meta    and the packages of a meta node";
 
 /// `farrow image …`
 #[derive(Debug, Subcommand)]

@@ -37,7 +37,7 @@ pub struct RecipeFile {
     /// Where packages come from.
     #[serde(default, rename = "upstream")]
     pub upstreams: Vec<Upstream>,
-    /// Packages by group.
+    /// Packages by group; `@GROUP` stands for all of another group.
     #[serde(default)]
     pub packages: BTreeMap<String, Vec<String>>,
     /// The offline repository.
@@ -158,6 +158,18 @@ pub struct File {
     /// When it is written (default: after the packages are configured).
     #[serde(default)]
     pub phase: Phase,
+}
+
+impl File {
+    /// The text as it is written.
+    pub fn text(&self) -> &str {
+        self.content.strip_prefix('\n').unwrap_or(&self.content)
+    }
+
+    /// The permission bits; they were checked when the recipe was read.
+    pub fn mode(&self) -> u32 {
+        u32::from_str_radix(&self.mode, 8).unwrap_or(0o644)
+    }
 }
 
 fn default_mode() -> String {
@@ -453,7 +465,8 @@ impl RecipeFile {
             return Err(missing("packages"));
         }
         let kind = check_kinds(&self.upstreams, &source)?;
-        for name in self.packages.values().flatten() {
+        let packages = with_groups(&self.packages, &source)?;
+        for name in packages.values().flatten() {
             match kind {
                 UpstreamKind::Deb => check_package_name(name, &source)?,
                 UpstreamKind::Rpm => check_request(name, &source)?,
@@ -479,7 +492,7 @@ impl RecipeFile {
             kind,
             distribution,
             upstreams: self.upstreams.into_iter().map(with_defaults).collect(),
-            packages: self.packages,
+            packages,
             users: self.users,
             files: self.files,
             scripts: self.scripts,
@@ -496,6 +509,46 @@ impl RecipeFile {
             path: source.path,
         })
     }
+}
+
+/// The groups with each `@GROUP` replaced by that group's packages.
+fn with_groups(
+    groups: &BTreeMap<String, Vec<String>>,
+    source: &Source,
+) -> Result<BTreeMap<String, Vec<String>>> {
+    let full = |group: &String| {
+        let mut names = Vec::new();
+        expand(groups, group, MAX_EXTENDS, &mut names).map_err(|wrong| {
+            let span = source.text.find(&format!("\"@{wrong}\""));
+            let span = span.map(|at| at..at + wrong.len() + 3);
+            Diagnostic::invalid(
+                "FR-RECIPE-GROUP",
+                format!("`@{wrong}` is not a group that this one can take in"),
+            )
+            .at(&source.shown, &source.text, span)
+            .with_hint("a group takes in another of the recipe, and none takes in itself")
+        })?;
+        Ok((group.clone(), names))
+    };
+    groups.keys().map(full).collect()
+}
+
+/// Appends a group's packages to `names`, each once; the error is the name of a group that is not there or leads around.
+fn expand(
+    groups: &BTreeMap<String, Vec<String>>,
+    group: &str,
+    depth: usize,
+    names: &mut Vec<String>,
+) -> std::result::Result<(), String> {
+    let members = groups.get(group).filter(|_| depth > 0);
+    for name in members.ok_or_else(|| group.to_owned())? {
+        match name.strip_prefix('@') {
+            Some(other) => expand(groups, other, depth - 1, names)?,
+            None if names.contains(name) => {}
+            None => names.push(name.clone()),
+        }
+    }
+    Ok(())
 }
 
 /// A name that can be a file's name, a label and part of a URL.

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use bootstrap::Catalogue;
 use images::tools::ToolsTree;
+use offline_repo::additions::Additions;
 use offline_repo::archive::Upstream;
 use offline_repo::bundle::{self, BundleOptions};
 use offline_repo::cache::Cache;
+use offline_repo::digest::Sha256;
 use offline_repo::http::{self, Client};
 use offline_repo::lock::Lock;
 use offline_repo::locking;
@@ -23,6 +25,7 @@ use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::interrupt;
 use crate::locks;
+use crate::own_packages;
 use crate::recipe::{self, Recipe, UpstreamKind};
 use crate::session::{Done, Session, Stage, digest_file};
 
@@ -137,16 +140,17 @@ pub fn repository(
     out: &Path,
 ) -> Result<BuiltRepository> {
     let signer = signer(session)?;
+    let additions = own_packages::additions(recipe, lock)?;
     let repo_dir = out.join("repo");
     interrupt::clean_on_interrupt(&repo_dir);
     interrupt::clean_on_interrupt(out);
     let path = repo_dir.join(&recipe.repository);
     let found = session.stage("repository-check", |_| {
-        Ok(Done::reused(reusable(&path, recipe, lock, &signer)))
+        Ok(Done::reused(reusable(&path, recipe, lock, &additions, &signer)))
     })?;
     let manifest = match found {
         Some(manifest) => manifest,
-        None => publish(session, recipe, lock, &signer, &repo_dir)?,
+        None => publish(session, recipe, lock, additions, &signer, &repo_dir)?,
     };
     let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
     session.add_artifact("repository", &path, &manifest, bytes);
@@ -158,8 +162,15 @@ pub fn repository(
     })
 }
 
-/// The manifest's digest of a repository that is complete, signed by this key, and holds what the lock says.
-fn reusable(path: &Path, recipe: &Recipe, lock: &Lock, signer: &Signer) -> Option<String> {
+/// The manifest's digest of a repository that is complete, signed by this key, and holds what the lock and this program
+/// say.
+fn reusable(
+    path: &Path,
+    recipe: &Recipe,
+    lock: &Lock,
+    additions: &Additions,
+    signer: &Signer,
+) -> Option<String> {
     let keyring = signer.public_key().and_then(|key| key.keyring()).ok()?;
     let repository = Repository::open(path, Some(&keyring)).ok()?;
     let here: BTreeSet<(&str, &str, String)> = repository
@@ -173,17 +184,18 @@ fn reusable(path: &Path, recipe: &Recipe, lock: &Lock, signer: &Signer) -> Optio
             )
         })
         .collect();
-    let wanted = lock
-        .packages
-        .iter()
-        .map(|package| {
-            (
-                package.name.as_str(),
-                package.version.as_str(),
-                package.sha256.to_string(),
-            )
-        })
-        .collect();
+    let locked = lock.packages.iter().map(|package| {
+        (
+            package.name.as_str(),
+            package.version.as_str(),
+            package.sha256.to_string(),
+        )
+    });
+    let own = additions.packages.iter().map(|package| {
+        let sha256 = Sha256::of(&package.content).to_string();
+        (package.name.as_str(), package.version.as_str(), sha256)
+    });
+    let wanted = locked.chain(own).collect();
     let document = repository.document().ok()??;
     let complete = here == wanted
         && document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?)
@@ -195,6 +207,7 @@ fn publish(
     session: &Session,
     recipe: &Recipe,
     lock: &Lock,
+    additions: Additions,
     signer: &Signer,
     repo_dir: &Path,
 ) -> Result<String> {
@@ -218,6 +231,7 @@ fn publish(
             url: None,
             groups: recipe.packages.clone(),
             bases: locks::bases(recipe, lock)?,
+            additions,
         };
         let published = publish::publish(
             &fetched,

@@ -107,6 +107,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         url: None,
         groups: Default::default(),
         bases: Vec::new(),
+        additions: Default::default(),
     };
     let published = timed("publish", || {
         publish(&fetched, &options, &signer, out, &silent)

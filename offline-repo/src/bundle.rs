@@ -210,6 +210,8 @@ fn append<W: Write>(
     epoch: u64,
 ) -> Result<()> {
     let mut header = header(tar::EntryType::Regular, size, epoch);
+    let inner = name.split_once('/').map_or(name, |(_, inner)| inner);
+    header.set_mode(files::mode_of(inner));
     tar.append_data(&mut header, name, content)
         .map_err(|e| Error::io("pack", source, e))
 }

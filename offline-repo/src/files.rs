@@ -89,6 +89,18 @@ pub fn lock_dir(path: &Path) -> Result<Flock<File>> {
     Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| Error::io("lock", path, e.into()))
 }
 
+/// What lies in a repository to be run, as plain files at its top.
+const PROGRAMS: [&str; 2] = ["farrow", "farrow-bootstrap"];
+
+/// The mode of a file of a repository, by its path there.
+pub fn mode_of(relative: &str) -> u32 {
+    if PROGRAMS.contains(&relative) {
+        0o755
+    } else {
+        0o644
+    }
+}
+
 /// Gives everything below a folder, and the folder itself, the modes and the time that a published tree has:
 /// whatever the umask, others must be able to read it, and the same tree must look the same each time.
 pub fn normalise(root: &Path, epoch: u64) -> Result<()> {
@@ -103,8 +115,8 @@ pub fn normalise(root: &Path, epoch: u64) -> Result<()> {
     };
     let mut folders = BTreeSet::from([root.to_path_buf()]);
     for relative in walk(root)? {
-        let path = root.join(relative);
-        set(&path, 0o644)?;
+        let path = root.join(&relative);
+        set(&path, mode_of(&relative))?;
         let above = path.ancestors().skip(1);
         folders.extend(above.take_while(|p| *p != root).map(Path::to_path_buf));
     }

@@ -81,7 +81,7 @@ pub fn install(
 }
 
 /// Name of the repository in a bundle: what its first member, `NAME.asc`, is named after.
-fn name_of(bundle: &Path) -> Result<String> {
+pub(crate) fn name_of(bundle: &Path) -> Result<String> {
     let file = File::open(bundle).map_err(|e| Error::io("open", bundle, e))?;
     let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(BufReader::new(file)));
     let first = archive

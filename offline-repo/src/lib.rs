@@ -10,6 +10,7 @@
 //! Parsers take text; effects (HTTP, writes) are in [`http`], [`cache`], [`publish`], [`bundle`]
 //! and [`install`]. Nothing here prints: long operations report through [`progress::Progress`].
 
+pub mod additions;
 pub mod archive;
 pub mod bundle;
 pub mod cache;
@@ -19,6 +20,7 @@ pub mod compression;
 pub mod date;
 pub mod deb;
 pub mod deb822;
+pub mod deb_write;
 pub mod dependency;
 pub mod difference;
 pub mod digest;
@@ -37,6 +39,7 @@ pub mod metadata;
 mod minimal;
 pub mod mirror;
 pub mod openpgp;
+pub mod placement;
 pub mod progress;
 pub mod proof;
 pub mod publish;

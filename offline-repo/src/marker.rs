@@ -21,7 +21,7 @@ const DIGEST_LINE: &str = "# manifest-sha256: ";
 const SIGNATURE_LINE: &str = "# signature: ";
 
 /// No marker is larger, in bytes; 600 packages make 60 kB.
-const MARKER_LIMIT: u64 = 64 << 20;
+pub(crate) const MARKER_LIMIT: u64 = 64 << 20;
 
 /// A parsed marker whose digest matches its lines; its signature is checked by [`Marker::check_signature`].
 #[derive(Debug, Clone, PartialEq, Eq)]

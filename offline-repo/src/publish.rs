@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
+use crate::additions::{self, Additions};
 use crate::compression;
 use crate::deb;
 use crate::digest::Sha256;
@@ -39,6 +40,8 @@ pub struct PublishOptions {
     pub groups: Groups,
     /// States that every group must install on.
     pub bases: Vec<RequiredBase>,
+    /// What comes from no archive.
+    pub additions: Additions,
 }
 
 /// A finished repository.
@@ -69,7 +72,9 @@ pub fn publish(
     let _held = files::lock_dir(out)?;
     let target = out.join(&options.name);
     let staging = Staging::new(&target)?;
-    let described = copy_packages(fetched, staging.path(), options.epoch, progress)?;
+    let mut described = copy_packages(fetched, staging.path(), options.epoch, progress)?;
+    let own = additions::write(&options.additions, staging.path())?;
+    described.extend(own.into_iter().map(Described::Stanza));
     let packages = described.len();
     let (stanzas, elements) = split(described);
     let families = Families {
@@ -261,7 +266,8 @@ fn describe_rpm(locked: &LockedPackage, path: &Path, epoch: u64) -> Result<Eleme
     Ok(elements(&package, &place))
 }
 
-fn write(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+/// Writes a file of a folder that is being made.
+pub(crate) fn write(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     let path = root.join(name);
     files::create_dirs(files::parent(&path))?;
     fs::write(&path, bytes).map_err(|e| Error::io("write", &path, e))

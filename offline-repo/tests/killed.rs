@@ -54,6 +54,7 @@ fn build_in_a_child() {
         url: None,
         groups: Default::default(),
         bases: Vec::new(),
+        additions: Default::default(),
     };
     enter("publish");
     publish(&fetched, &options, &repository_signer(), out, &silent).unwrap();

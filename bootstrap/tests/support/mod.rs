@@ -80,6 +80,7 @@ pub fn image() -> Image {
         lock: "ab".repeat(32),
         repository: "pigsty".into(),
         root_hash: "cd".repeat(32),
+        etc_lasts: false,
     }
 }
 

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::cli::RepoCommand;
 use crate::diagnostic::{Diagnostic, Result};
+use crate::install;
 use crate::locks::{self, Upgrade};
 use crate::recipe::Recipe;
 use crate::session::{Done, Session};
@@ -23,7 +24,7 @@ pub fn run(session: &Session, command: RepoCommand) -> Result<()> {
         } => build(session, &recipe, &out, lock.as_deref(), target.as_deref()),
         RepoCommand::Verify { path } => verify(session, &path),
         RepoCommand::Diff { old, new } => diff(session, &old, &new),
-        RepoCommand::Install { tarball, target } => install(session, &tarball, &target),
+        RepoCommand::Install(args) => install::run(session, &args),
     }
 }
 
@@ -96,15 +97,4 @@ fn diff(session: &Session, old: &Path, new: &Path) -> Result<()> {
         found.growth() as f64 / 1e6
     ));
     session.finish(json!({"difference": found, "growth": found.growth()}))
-}
-
-fn install(session: &Session, tarball: &Path, target: &Path) -> Result<()> {
-    let path = session.stage("install", |stage| {
-        let report = stages::archive_progress(stage);
-        Ok(Done::made(offline_repo::install::install(
-            tarball, target, None, &report,
-        )?))
-    })?;
-    session.say(&format!("installed {}", path.display()));
-    session.finish(json!({"path": path}))
 }

@@ -30,6 +30,7 @@ pub fn options() -> PublishOptions {
         url: None,
         groups: Default::default(),
         bases: Vec::new(),
+        additions: Default::default(),
     }
 }
 

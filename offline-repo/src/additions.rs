@@ -1,0 +1,70 @@
+//! What a repository holds that comes from no archive: packages of our own, and programs as plain files.
+
+use std::path::Path;
+
+use crate::deb;
+use crate::digest::Sha256;
+use crate::error::{Error, Result};
+use crate::lock::LockedPackage;
+use crate::{metadata, publish};
+
+/// What a repository holds beside fetched packages.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Additions {
+    /// Packages of our own, listed in the index like all others.
+    pub packages: Vec<OwnPackage>,
+    /// Programs as plain files at the top of the folder: name, content.
+    pub programs: Vec<(String, Vec<u8>)>,
+}
+
+/// A package that was written here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnPackage {
+    /// Package name.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// Architecture, or "all".
+    pub architecture: String,
+    /// The `.deb`.
+    pub content: Vec<u8>,
+}
+
+impl OwnPackage {
+    /// The package as a lock would describe it, which no lock does.
+    fn described(&self) -> LockedPackage {
+        LockedPackage {
+            name: self.name.clone(),
+            version: self.version.clone(),
+            architecture: self.architecture.clone(),
+            archive: String::new(),
+            suite: String::new(),
+            path: String::new(),
+            size: self.content.len() as u64,
+            sha256: Sha256::of(&self.content),
+            essential: false,
+            groups: Vec::new(),
+            why: String::new(),
+        }
+    }
+}
+
+/// Writes them below `into`; gives the packages' stanzas. A name that the archives have too would hide their package.
+pub(crate) fn write(additions: &Additions, into: &Path) -> Result<Vec<String>> {
+    for (name, content) in &additions.programs {
+        publish::check_name(name)?;
+        publish::write(into, name, content)?;
+    }
+    let packages = additions.packages.iter().map(|own| {
+        let package = own.described();
+        let path = into.join(package.file_name());
+        if path.exists() {
+            let message = "is of our own making, and an archive has it, too".to_string();
+            return Err(Error::Deb { path, message });
+        }
+        publish::write(into, &package.file_name(), &own.content)?;
+        let control = deb::control(&path)?;
+        metadata::package_stanza(&control, &package).map_err(|message| Error::Deb { path, message })
+    });
+    packages.collect()
+}
