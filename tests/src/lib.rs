@@ -1,6 +1,7 @@
 //! Helpers of the end-to-end tests: where things are, how `farrow` is run, what it printed.
 
 pub mod cluster;
+pub mod existing;
 pub mod farrow;
 pub mod figures;
 pub mod fleet;

@@ -5,6 +5,7 @@ mod apt;
 mod containers;
 mod failover;
 mod image;
+mod install;
 mod interrupts;
 mod platform;
 mod refusals;
@@ -47,6 +48,11 @@ pub fn in_order() -> Vec<Part> {
         part(
             "stock_apt_installs_from_the_tarball_alone",
             apt::install_from_bundle,
+        ),
+        root_part(
+            "a_plain_debian_without_routes_becomes_a_meta_node",
+            install::air_gapped,
+            "root, who may start containers",
         ),
         part(
             "the_image_holds_nothing_individual_or_secret",
