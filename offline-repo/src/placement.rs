@@ -10,6 +10,7 @@ use crate::marker::{self, MARKER_LIMIT, Marker};
 use crate::openpgp::Keyring;
 use crate::progress::Callback;
 use crate::publish::{beside_names, is_beside};
+use crate::tarball::{self, Stop};
 
 /// What became of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,21 +91,26 @@ fn marker_of(bundle: &Path, name: &str) -> Result<Marker> {
         path: bundle.to_path_buf(),
         message,
     };
-    let damaged = |e: std::io::Error| fail(format!("is cut off or damaged: {e}"));
     let file = File::open(bundle).map_err(|e| Error::io("open", bundle, e))?;
     let input = flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 20, file));
     let wanted = format!("{name}/{}", marker::NAME);
-    for entry in tar::Archive::new(input).entries().map_err(damaged)? {
-        let entry = entry.map_err(damaged)?;
-        if *entry.path_bytes() != *wanted.as_bytes() {
-            continue;
+    let mut text = None;
+    let outcome = tarball::read(input, &mut |member| {
+        if member.path == wanted {
+            let mut found = String::new();
+            member
+                .content
+                .take(MARKER_LIMIT)
+                .read_to_string(&mut found)?;
+            text = Some(found);
         }
-        let mut text = String::new();
-        entry
-            .take(MARKER_LIMIT)
-            .read_to_string(&mut text)
-            .map_err(damaged)?;
-        return Marker::parse(&bundle.display().to_string(), &text);
+        std::io::Result::Ok(())
+    });
+    if let Err(Stop::Refused(e) | Stop::Damaged(_, e)) = outcome {
+        return Err(fail(format!("is cut off or damaged: {e}")));
     }
-    Err(fail(format!("is cut off: it has no {}", marker::NAME)))
+    match text {
+        Some(text) => Marker::parse(&bundle.display().to_string(), &text),
+        None => Err(fail(format!("is cut off: it has no {}", marker::NAME))),
+    }
 }
