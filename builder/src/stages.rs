@@ -26,7 +26,7 @@ use crate::embedded;
 use crate::interrupt;
 use crate::locks;
 use crate::own_packages;
-use crate::recipe::{self, Recipe, UpstreamKind};
+use crate::recipe::{self, Recipe};
 use crate::session::{Done, Session, Stage, digest_file};
 
 /// User id of the signing key that farrow makes when there is none.
@@ -146,7 +146,9 @@ pub fn repository(
     interrupt::clean_on_interrupt(out);
     let path = repo_dir.join(&recipe.repository);
     let found = session.stage("repository-check", |_| {
-        Ok(Done::reused(reusable(&path, recipe, lock, &additions, &signer)))
+        Ok(Done::reused(reusable(
+            &path, recipe, lock, &additions, &signer,
+        )))
     })?;
     let manifest = match found {
         Some(manifest) => manifest,

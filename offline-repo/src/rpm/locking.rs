@@ -58,6 +58,7 @@ pub fn lock(
         schema: SCHEMA,
         name: request.name.clone(),
         architecture: request.architecture.clone(),
+        bases: Vec::new(),
         requests: request.groups.clone(),
         packages: packages.collect(),
         indexes: loaded
