@@ -26,3 +26,8 @@ bench-fleet *ARGS:
 # Random tests with their full figures, hours of them, into docs/soak.md: just soak [killed|flipped|closures|fuzz|"fuzz READER"…]
 soak *ARGS:
     cargo run --release -p e2e --bin soak -- {{ARGS}}
+
+# Speed of everything that has to do with repositories, beside apt, aptly, curl and sha256sum, on a loopback mirror.
+bench-repo *ARGS:
+    cargo build --release --workspace --bins
+    target/release/bench-repo {{ARGS}}

@@ -221,23 +221,27 @@ pub struct ResolveArgs {
 #[derive(Debug, Subcommand)]
 pub enum RepoCommand {
     /// Make the offline repository and the tarball of a recipe
-    Build {
-        /// Recipe: a file, or the name of one that farrow ships
-        recipe: String,
-        /// Where they go
-        #[arg(long, value_name = "DIR", default_value = "out")]
-        out: PathBuf,
-        /// The lock's file (default: beside the recipe)
-        #[arg(long, value_name = "FILE")]
-        lock: Option<PathBuf>,
-        /// For this target of the recipe instead of its own platform
-        #[arg(long = "for", value_name = "TARGET")]
-        target: Option<String>,
-    },
+    Build(RepoBuildArgs),
     /// Check every file of a repository or tarball against its marker
-    Verify {
-        /// A repository folder or a tarball
+    Verify(VerifyArgs),
+    /// Print a repository's bill of materials
+    Sbom {
+        /// A repository folder
         path: PathBuf,
+        /// Which format
+        #[arg(long, value_enum, default_value = "spdx")]
+        format: SbomFormat,
+    },
+    /// Serve a repository, or all in a folder, over HTTP: static files only
+    #[command(after_help = "Examples:
+  farrow repo serve out/repo/pigsty
+  farrow repo serve /www --listen 10.0.0.5:80")]
+    Serve {
+        /// A repository folder, or a folder of repositories
+        path: PathBuf,
+        /// Address and port; port 0 takes a free one
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8080")]
+        listen: std::net::SocketAddr,
     },
     /// List the packages in which a repository differs from an older one
     Diff {
@@ -262,11 +266,85 @@ pub struct InstallArgs {
     /// Also install the packages of a group of its recipe, with apt, from this repository alone; starts nothing
     #[arg(long, value_name = "GROUP,…", value_delimiter = ',')]
     pub group: Vec<String>,
+    /// What a delta continues: a repository or tarball (default: the repository that is installed)
+    #[arg(long, value_name = "OLD")]
+    pub since: Option<PathBuf>,
 }
 
 const INSTALL_EXAMPLES: &str = "Examples:
   farrow repo install pigsty-v0.1.0.d13.x86_64.tar.gz                 only the repository, to /www/pigsty
   farrow repo install pigsty-v0.1.0.d13.x86_64.tar.gz --group meta    and the packages of a meta node";
+
+/// A format of bills of materials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SbomFormat {
+    /// SPDX 2.3 JSON.
+    Spdx,
+    /// CycloneDX 1.6 JSON.
+    Cyclonedx,
+}
+
+/// Arguments of `farrow repo build`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  farrow repo build recipes/pigsty.toml
+  farrow repo build pigsty --with-tools --split 4G
+  farrow repo build pigsty --since pigsty-v0.1.0.d13.x86_64.tar.gz")]
+pub struct RepoBuildArgs {
+    /// Recipe: a file, or the name of one that farrow ships
+    pub recipe: String,
+    /// Where they go
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    pub out: PathBuf,
+    /// The lock's file (default: beside the recipe)
+    #[arg(long, value_name = "FILE")]
+    pub lock: Option<PathBuf>,
+    /// For this target of the recipe instead of its own platform
+    #[arg(long = "for", value_name = "TARGET")]
+    pub target: Option<String>,
+    /// Add the packages of the tools tree, so that images are baked from the repository alone
+    #[arg(long)]
+    pub with_tools: bool,
+    /// Write the tarball in volumes of at most this size
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub split: Option<u64>,
+    /// Put into the tarball only what this older repository or tarball lacks
+    #[arg(long, value_name = "OLD")]
+    pub since: Option<PathBuf>,
+}
+
+/// Bytes, or with a suffix K, M, G multiples of 1024, as `split --bytes` reads them.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K') => (&text[..text.len() - 1], 10),
+        Some(b'M') => (&text[..text.len() - 1], 20),
+        Some(b'G') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number = digits.parse::<u64>().ok().filter(|number| *number > 0);
+    let size = number.and_then(|number| number.checked_mul(1 << shift));
+    size.ok_or_else(|| "expected a size such as 4G, 700M or a number of bytes".into())
+}
+
+/// Arguments of `farrow repo verify`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  farrow repo verify /www/pigsty
+  farrow repo verify pigsty-v0.1.0.d13.x86_64.tar.gz --key pigsty.asc
+  farrow repo verify /www/pigsty --repair --from pigsty-v0.1.0.d13.x86_64.tar.gz")]
+pub struct VerifyArgs {
+    /// A repository folder or a tarball
+    pub path: PathBuf,
+    /// A public key, one of which must have signed it (default: the key that lies beside it, which finds damage only)
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// Restore what is missing or wrong and move away what does not belong there
+    #[arg(long)]
+    pub repair: bool,
+    /// Take what is missing from this tarball first, then from the cache and the archives
+    #[arg(long, value_name = "TARBALL", requires = "repair")]
+    pub from: Option<PathBuf>,
+}
 
 /// `farrow image …`
 #[derive(Debug, Subcommand)]

@@ -24,6 +24,8 @@ pub struct Diagnostic {
     pub place: Option<Box<Place>>,
     /// Exit code of the process: [`EXIT_FAILED`] or [`EXIT_USAGE`].
     pub exit: u8,
+    /// What the command found out all the same, for the document of `--json`.
+    pub result: Option<Box<serde_json::Value>>,
 }
 
 /// A place in a text file.
@@ -49,6 +51,7 @@ impl Diagnostic {
             hint: None,
             place: None,
             exit: EXIT_FAILED,
+            result: None,
         }
     }
 
@@ -77,6 +80,12 @@ impl Diagnostic {
     /// Adds what to do.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds what the command found out all the same: an object whose keys stand beside `error`.
+    pub fn with_result(mut self, result: serde_json::Value) -> Self {
+        self.result = Some(Box::new(result));
         self
     }
 
@@ -112,8 +121,18 @@ impl Diagnostic {
         renderer.render(&[group]).to_string()
     }
 
-    /// The machine-readable form, for `--json`.
-    pub fn to_json(&self) -> serde_json::Value {
+    /// The document that `--json` prints.
+    pub fn document(&self) -> serde_json::Value {
+        let mut document = serde_json::json!({"schema": 1, "error": self.to_json()});
+        if let (Some(document), Some(serde_json::Value::Object(own))) =
+            (document.as_object_mut(), self.result.as_deref())
+        {
+            document.extend(own.clone());
+        }
+        document
+    }
+
+    fn to_json(&self) -> serde_json::Value {
         serde_json::json!({
             "code": self.code,
             "message": self.message,

@@ -112,7 +112,7 @@ fn keep(request: &mut LockRequest, old: &Lock, upgrade: &Upgrade) -> Result<()> 
         Upgrade::Nothing => &[][..],
         Upgrade::Some(names) => names,
     };
-    for name in named.iter().filter(|name| old.package(name).is_none()) {
+    if let Some(name) = named.iter().find(|name| old.package(name).is_none()) {
         let found = Diagnostic::invalid("FR-LOCK-UPGRADE", format!("`{name}` is not in the lock"));
         let names = old.packages.iter().map(|package| package.name.as_str());
         return Err(match nearest(name, names) {

@@ -47,10 +47,7 @@ fn main() -> ExitCode {
 
 fn fail(options: &GlobalOptions, error: &Diagnostic) -> ExitCode {
     if options.json {
-        println!(
-            "{:#}",
-            serde_json::json!({"schema": 1, "error": error.to_json()})
-        );
+        println!("{:#}", error.document());
     }
     let color = match options.color {
         Color::Auto => std::io::stderr().is_terminal(),

@@ -5,6 +5,7 @@ mod targets;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use offline_repo::layout::Layout;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{self, Diagnostic, Result};
@@ -123,6 +124,9 @@ pub struct RepositorySection {
     /// Whether the image carries it as a partition (default: false).
     #[serde(default)]
     pub embed: bool,
+    /// Where its files lie: "flat" (default) or "pool".
+    #[serde(default)]
+    pub layout: Layout,
 }
 
 /// A system user with fixed ids.
@@ -270,6 +274,8 @@ pub struct Recipe {
     pub repository: String,
     /// Whether the image carries the repository.
     pub embed: bool,
+    /// Where the repository's files lie.
+    pub layout: Layout,
     /// Users with fixed ids.
     pub users: Vec<User>,
     /// Files of both phases.
@@ -485,6 +491,7 @@ impl RecipeFile {
         Ok(Recipe {
             repository: folder,
             embed: repository.embed,
+            layout: repository.layout,
             architecture: self.architecture.unwrap_or_else(|| match kind {
                 UpstreamKind::Deb => "amd64".into(),
                 UpstreamKind::Rpm => "x86_64".into(),

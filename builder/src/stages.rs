@@ -7,17 +7,21 @@ use bootstrap::Catalogue;
 use images::tools::ToolsTree;
 use offline_repo::additions::Additions;
 use offline_repo::archive::Upstream;
-use offline_repo::bundle::{self, BundleOptions};
+use offline_repo::bundle::{self, BundleForm, BundleOptions};
 use offline_repo::cache::Cache;
+use offline_repo::delta;
 use offline_repo::digest::Sha256;
+use offline_repo::fetch::Fetched;
 use offline_repo::http::{self, Client};
 use offline_repo::lock::Lock;
 use offline_repo::locking;
 use offline_repo::marker;
 use offline_repo::mirror::Mirrors;
+use offline_repo::openpgp::Keyring;
 use offline_repo::progress::Progress;
 use offline_repo::publish::{self, PublishOptions};
 use offline_repo::repository::{Repository, RepositoryPackage};
+use offline_repo::sbom::{self, Component, Subject};
 use offline_repo::signer::Signer;
 
 use crate::commands::write_file;
@@ -26,7 +30,7 @@ use crate::embedded;
 use crate::interrupt;
 use crate::locks;
 use crate::own_packages;
-use crate::recipe::{self, Recipe};
+use crate::recipe::{self, Recipe, UpstreamKind};
 use crate::session::{Done, Session, Stage, digest_file};
 
 /// User id of the signing key that farrow makes when there is none.
@@ -48,8 +52,8 @@ pub struct Verified {
     pub files: usize,
     /// SHA-256 of the manifest.
     pub manifest_sha256: String,
-    /// One line for each missing, extra or wrong file.
-    pub problems: Vec<String>,
+    /// Missing, extra and wrong files.
+    pub report: marker::Report,
 }
 
 /// Where the tools tree's packages may come from.
@@ -132,11 +136,23 @@ pub fn epoch(lock: &Lock) -> u64 {
     given.unwrap_or_else(|| lock.epoch())
 }
 
+/// What a repository and its tarball are to be beside the usual.
+#[derive(Debug, Clone, Default)]
+pub struct RepositoryForm {
+    /// With the packages of the tools tree, so that images can be baked from it alone.
+    pub tools: bool,
+    /// The tarball in volumes of so many bytes.
+    pub split: Option<u64>,
+    /// The tarball with only what this repository or tarball lacks.
+    pub since: Option<PathBuf>,
+}
+
 /// Fetches what is missing, publishes the repository and packs the tarball below `out`.
 pub fn repository(
     session: &Session,
     recipe: &Recipe,
     lock: &Lock,
+    form: &RepositoryForm,
     out: &Path,
 ) -> Result<BuiltRepository> {
     let signer = signer(session)?;
@@ -145,18 +161,38 @@ pub fn repository(
     interrupt::clean_on_interrupt(&repo_dir);
     interrupt::clean_on_interrupt(out);
     let path = repo_dir.join(&recipe.repository);
+    let tools = match form.tools {
+        true => Some(fetched_tools(session)?),
+        false => None,
+    };
     let found = session.stage("repository-check", |_| {
-        Ok(Done::reused(reusable(
-            &path, recipe, lock, &additions, &signer,
-        )))
+        let found = reusable(&path, recipe, lock, &additions, tools.as_ref(), &signer);
+        Ok(Done::reused(found))
     })?;
     let manifest = match found {
         Some(manifest) => manifest,
-        None => publish(session, recipe, lock, additions, &signer, &repo_dir)?,
+        None => publish(
+            session,
+            recipe,
+            lock,
+            additions,
+            tools.as_ref(),
+            &signer,
+            &repo_dir,
+        )?,
     };
     let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
     session.add_artifact("repository", &path, &manifest, bytes);
-    let bundle = pack(session, recipe, lock, &path, &manifest, out)?;
+    let bundle = pack(session, recipe, lock, form, &path, &manifest, out)?;
+    for (kind, ending) in [("sbom-spdx", "spdx.json"), ("sbom-cyclonedx", "cdx.json")] {
+        let file = out.join(format!("{}.{ending}", recipe.repository));
+        write_file(
+            &file,
+            sbom(&path, lock, kind == "sbom-spdx")?.as_bytes(),
+            0o644,
+        )?;
+        session.add_file(kind, &file)?;
+    }
     Ok(BuiltRepository {
         path,
         bundle,
@@ -171,6 +207,7 @@ fn reusable(
     recipe: &Recipe,
     lock: &Lock,
     additions: &Additions,
+    tools: Option<&Fetched>,
     signer: &Signer,
 ) -> Option<String> {
     let keyring = signer.public_key().and_then(|key| key.keyring()).ok()?;
@@ -198,9 +235,18 @@ fn reusable(
         (package.name.as_str(), package.version.as_str(), sha256)
     });
     let wanted = locked.chain(own).collect();
-    let document = repository.document().ok()??;
+    // A repository without Debian packages has no proofs.
+    let is_proved = match repository.document().ok()? {
+        Some(document) => document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?),
+        None => recipe.kind == UpstreamKind::Rpm,
+    };
+    let tools_lock = tools.map(|tools| Sha256::of(tools.lock().to_text().as_bytes()));
     let complete = here == wanted
-        && document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?)
+        && is_proved
+        && repository
+            .layout()
+            .is_none_or(|layout| layout == recipe.layout)
+        && repository.tools_lock() == tools_lock
         && repository.verify().ok()?.is_complete();
     complete.then(|| repository.manifest().to_string())
 }
@@ -210,6 +256,7 @@ fn publish(
     recipe: &Recipe,
     lock: &Lock,
     additions: Additions,
+    tools: Option<&Fetched>,
     signer: &Signer,
     repo_dir: &Path,
 ) -> Result<String> {
@@ -234,9 +281,11 @@ fn publish(
             groups: recipe.packages.clone(),
             bases: locks::bases(recipe, lock)?,
             additions,
+            layout: recipe.layout,
         };
-        let published = publish::publish(
+        let published = publish::publish_with_tools(
             &fetched,
+            tools,
             &options,
             signer,
             repo_dir,
@@ -251,6 +300,7 @@ fn pack(
     session: &Session,
     recipe: &Recipe,
     lock: &Lock,
+    form: &RepositoryForm,
     repository: &Path,
     manifest: &str,
     out: &Path,
@@ -261,6 +311,9 @@ fn pack(
         architecture: recipe.architecture.clone(),
         epoch: epoch(lock),
     };
+    if form.split.is_some() || form.since.is_some() {
+        return pack_as(session, form, &options, repository, out);
+    }
     let name = bundle::file_name(&recipe.repository, &options);
     let path = out.join(&name);
     let sums = out.join(format!("{name}.sha256"));
@@ -282,68 +335,84 @@ fn pack(
     Ok(path)
 }
 
+/// A delta, or volumes: made anew each time.
+fn pack_as(
+    session: &Session,
+    form: &RepositoryForm,
+    options: &BundleOptions,
+    repository: &Path,
+    out: &Path,
+) -> Result<PathBuf> {
+    let made = session.stage("bundle", |stage| {
+        let progress = archive_progress(stage);
+        let since = match &form.since {
+            Some(old) => Some(delta::marker_of(old, &progress)?),
+            None => None,
+        };
+        let form = BundleForm {
+            split: form.split,
+            since: since.as_ref(),
+        };
+        let made = bundle::bundle_as(repository, options, form, out, &progress)?;
+        Ok(Done::made(made))
+    })?;
+    for volume in &made.volumes {
+        session.add_file("bundle-volume", volume)?;
+    }
+    match made.volumes.is_empty() {
+        true => session.add_artifact("bundle", &made.path, &made.sha256.to_string(), made.size),
+        false => session.add_file("bundle-volumes", &made.path)?,
+    }
+    Ok(made.path)
+}
+
+/// The bill of materials of a repository, in SPDX or in CycloneDX.
+pub fn sbom(path: &Path, lock: &Lock, is_spdx: bool) -> Result<String> {
+    let repository = Repository::open(path, None)?;
+    let manifest = repository.manifest();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let subject = Subject {
+        name: name.into_owned(),
+        version: manifest.to_string()[..12].to_string(),
+        digest: manifest,
+        epoch: epoch(lock),
+        tool: ("farrow".into(), env!("CARGO_PKG_VERSION").into()),
+    };
+    let packages = repository.packages().iter();
+    let components: Vec<Component> = packages.map(Component::of_debian).collect();
+    Ok(match is_spdx {
+        true => sbom::spdx(&subject, &components),
+        false => sbom::cyclonedx(&subject, &components),
+    })
+}
+
 fn sums_text(manifest: &str, sha256: &str, name: &str) -> String {
     format!("# manifest-sha256: {manifest}\n{sha256}  {name}\n")
 }
 
-/// Checks a repository folder, or a tarball, against its marker.
-pub fn verify(path: &Path, stage: &Stage<'_>) -> Result<Verified> {
-    with_folder(path, stage, verify_folder)
+/// Checks a repository folder, or a tarball, against its marker. With keys, one of them must have signed it.
+pub fn verify(path: &Path, keyring: Option<&Keyring>, stage: &Stage<'_>) -> Result<Verified> {
+    let progress = archive_progress(stage);
+    let (marker, report) = match path.is_dir() {
+        true => offline_repo::verify::folder(path, keyring, &progress)?,
+        false => offline_repo::verify::bundle(path, keyring, &progress)?,
+    };
+    Ok(Verified {
+        files: marker.files.len(),
+        manifest_sha256: marker.manifest.to_string(),
+        report,
+    })
 }
 
 /// The packages of a repository folder or tarball.
 pub fn packages_of(path: &Path, stage: &Stage<'_>) -> Result<Vec<RepositoryPackage>> {
-    with_folder(path, stage, |folder| {
-        let repository = Repository::open(folder, None)?;
-        Ok(repository.packages().to_vec())
-    })
-}
-
-/// Runs `work` on a repository folder; a tarball is installed beside itself for it, which also proves it.
-fn with_folder<T>(
-    path: &Path,
-    stage: &Stage<'_>,
-    work: impl FnOnce(&Path) -> Result<T>,
-) -> Result<T> {
     if path.is_dir() {
-        return work(path);
+        return Ok(Repository::open(path, None)?.packages().to_vec());
     }
-    let scratch = tempfile::Builder::new()
-        .prefix(".farrow-verify-")
-        .tempdir_in(parent(path))
-        .map_err(|e| Diagnostic::io("create a folder beside", path, e))?;
-    interrupt::clean_on_interrupt(parent(path));
-    let report = archive_progress(stage);
-    let installed = offline_repo::install::install(path, scratch.path(), None, &report)?;
-    work(&installed)
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
-}
-
-fn verify_folder(path: &Path) -> Result<Verified> {
-    let found = marker::Marker::load(path)?;
-    let report = found.compare(path)?;
-    let named = |what: &str, paths: &[String]| {
-        paths
-            .iter()
-            .map(|path| format!("{what}: {path}"))
-            .collect::<Vec<_>>()
-    };
-    let problems = [
-        named("missing", &report.missing),
-        named("extra", &report.extra),
-        named("wrong", &report.wrong),
-    ]
-    .concat();
-    Ok(Verified {
-        files: found.files.len(),
-        manifest_sha256: found.manifest.to_string(),
-        problems,
-    })
+    let progress = archive_progress(stage);
+    Ok(offline_repo::repository::packages_of_bundle(
+        path, &progress,
+    )?)
 }
 
 /// The tools tree: the one of its lock, unpacked when it is not there yet.
@@ -387,6 +456,65 @@ pub fn tools_of(session: &Session, recipe: &str, source: ToolsSource) -> Result<
             &packages,
             &report,
         )?))
+    })
+}
+
+/// The packages of the tools tree, for a repository that carries them.
+fn fetched_tools(session: &Session) -> Result<Fetched> {
+    let recipe = Recipe::load("tools")?;
+    let path = session.paths.tools.join("tools.lock");
+    let lock = tools_lock(session, &recipe, &path)?;
+    let cache = Cache::new(&session.paths.cache);
+    interrupt::clean_on_interrupt(&session.paths.cache);
+    session.stage("tools-fetch", |stage| {
+        let reused = offline_repo::fetch::FetchPlan::new(&lock, &cache).is_empty();
+        let value =
+            offline_repo::fetch::fetch(&lock, &client(session)?, &cache, &archive_progress(stage))?;
+        Ok(Done { value, reused })
+    })
+}
+
+/// The tools tree for a bake: the one on this host, else that of the packages which the repository carries.
+pub fn tools_for(session: &Session, repository: &Path) -> Result<ToolsTree> {
+    let missing = match tools(session, ToolsSource::Present) {
+        Ok(tree) => return Ok(tree),
+        Err(error) => error,
+    };
+    let marker = marker::Marker::load(repository)?;
+    let name = publish::tools_lock_name();
+    let Some(listed) = marker.sha256(&name) else {
+        return Err(missing);
+    };
+    session.stage("tools", |stage| {
+        let path = repository.join(&name);
+        let lock = Lock::load(&path)?;
+        let verified = |path: &Path, expected: Sha256| match Sha256::of_file(path)?.0 == expected {
+            true => Ok(()),
+            false => Err(Diagnostic::failed(
+                "FR-REPO-INCOMPLETE",
+                format!("{} is not as listed", path.display()),
+            )),
+        };
+        verified(&path, listed)?;
+        if !locks::fits(&lock, &Recipe::load("tools")?) {
+            return Err(Diagnostic::failed(
+                "FR-TOOLS-MISSING",
+                format!("{} is of another version of farrow", path.display()),
+            )
+            .with_hint("bake with the farrow that made the repository"));
+        }
+        let mut packages = Vec::new();
+        for package in &lock.packages {
+            let path = repository.join(publish::tool_path(package));
+            verified(&path, package.sha256)?;
+            packages.push((path, package.sha256.to_string()));
+        }
+        interrupt::clean_on_interrupt(&session.paths.tools);
+        let report = crate::bake::image_progress(stage);
+        let tree = images::tools::ensure(&session.paths.tools, &packages, &report)?;
+        let own = session.paths.tools.join("tools.lock");
+        write_file(&own, lock.to_text().as_bytes(), 0o644)?;
+        Ok(Done::made(tree))
     })
 }
 

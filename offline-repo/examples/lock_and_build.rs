@@ -14,6 +14,7 @@ use offline_repo::cache::Cache;
 use offline_repo::fetch::fetch;
 use offline_repo::http::Client;
 use offline_repo::install::install;
+use offline_repo::layout::Layout;
 use offline_repo::locking::{LockRequest, lock};
 use offline_repo::marker;
 use offline_repo::mirror::Mirrors;
@@ -108,6 +109,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         groups: Default::default(),
         bases: Vec::new(),
         additions: Default::default(),
+        layout: Layout::Flat,
     };
     let published = timed("publish", || {
         publish(&fetched, &options, &signer, out, &silent)

@@ -5,6 +5,7 @@ use std::path::Path;
 use crate::deb;
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::lock::LockedPackage;
 use crate::{metadata, publish};
 
@@ -49,22 +50,35 @@ impl OwnPackage {
     }
 }
 
-/// Writes them below `into`; gives the packages' stanzas. A name that the archives have too would hide their package.
-pub(crate) fn write(additions: &Additions, into: &Path) -> Result<Vec<String>> {
+/// What was written.
+pub(crate) struct Written {
+    /// Stanzas of the packages.
+    pub stanzas: Vec<String>,
+    /// Paths and digests of all files.
+    pub listed: Vec<(String, Sha256)>,
+}
+
+/// Writes them below `into`. A name that the archives have too would hide their package.
+pub(crate) fn write(additions: &Additions, layout: Layout, into: &Path) -> Result<Written> {
+    let (mut stanzas, mut listed) = (Vec::new(), Vec::new());
     for (name, content) in &additions.programs {
         publish::check_name(name)?;
         publish::write(into, name, content)?;
+        listed.push((name.clone(), Sha256::of(content)));
     }
-    let packages = additions.packages.iter().map(|own| {
+    for own in &additions.packages {
         let package = own.described();
-        let path = into.join(package.file_name());
+        let place = layout.path_of(&package);
+        let path = into.join(&place);
         if path.exists() {
             let message = "is of our own making, and an archive has it, too".to_string();
             return Err(Error::Deb { path, message });
         }
-        publish::write(into, &package.file_name(), &own.content)?;
+        publish::write(into, &place, &own.content)?;
         let control = deb::control(&path)?;
-        metadata::package_stanza(&control, &package).map_err(|message| Error::Deb { path, message })
-    });
-    packages.collect()
+        let stanza = metadata::package_stanza(&control, &package, &place);
+        stanzas.push(stanza.map_err(|message| Error::Deb { path, message })?);
+        listed.push((place, package.sha256));
+    }
+    Ok(Written { stanzas, listed })
 }

@@ -181,27 +181,25 @@ pub fn fetch_packages(
             wanted: wanted.clone(),
         })?;
     let url = format!("{}{}", signed.folder(), escape(&path));
-    if file.size > PACKED_LIMIT {
-        return Err(Error::TooLarge {
-            origin: crate::http::redact(&url),
-            limit: PACKED_LIMIT,
-        });
-    }
-    let urls = index_urls(signed, &path, &file.sha256);
-    let expected = Expected {
-        name: wanted.clone(),
-        size: file.size,
-        sha256: file.sha256,
-    };
-    if !cache.verify(&file.sha256, file.size)? {
-        cache.fetch(client, &urls, &expected, on_bytes)?;
-    }
-    let packed = crate::files::read_bounded(&cache.path(&file.sha256), PACKED_LIMIT)?;
     let origin = crate::http::redact(&url);
-    let limit = unpacked_limit(file.size, signed.release.files.get(&wanted));
-    let unpacked = compression::decompress(&origin, Codec::of_name(&path), &packed, limit)?;
+    // Release files list the plain index as well, whether or not the mirror has it.
+    let plain = signed.release.files.get(&wanted);
+    let kept = plain.and_then(|plain| cache.unpacked(&plain.sha256, plain.size));
+    let bytes = match kept {
+        Some(bytes) => bytes,
+        None => {
+            let packed = fetch_index(client, cache, signed, (&path, file), &wanted, on_bytes)?;
+            let (codec, limit) = (Codec::of_name(&path), unpacked_limit(file.size, plain));
+            let bytes = compression::decompress(&origin, codec, &packed, limit)?;
+            if let Some(plain) = plain.filter(|_| codec != Codec::Plain) {
+                check(&wanted, &origin, &bytes, plain)?;
+                cache.keep_unpacked(&plain.sha256, &bytes)?;
+            }
+            bytes
+        }
+    };
     let text =
-        String::from_utf8(unpacked).map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
+        String::from_utf8(bytes).map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
     Ok(PackagesFile {
         url: origin,
         sha256: file.sha256,
@@ -213,4 +211,47 @@ pub fn fetch_packages(
 fn unpacked_limit(packed: u64, listed: Option<&ListedFile>) -> u64 {
     let usual = packed.saturating_mul(RATIO_LIMIT).max(RATIO_ALLOWANCE);
     listed.map_or(usual, |file| file.size).min(UNPACKED_LIMIT)
+}
+
+fn check(name: &str, origin: &str, bytes: &[u8], expected: &ListedFile) -> Result<()> {
+    let actual = Sha256::of(bytes);
+    if (actual, bytes.len() as u64) == (expected.sha256, expected.size) {
+        return Ok(());
+    }
+    Err(Error::Hash {
+        name: name.to_string(),
+        origin: origin.to_string(),
+        expected: expected.sha256.to_string(),
+        actual: actual.to_string(),
+        expected_size: expected.size,
+        actual_size: bytes.len() as u64,
+    })
+}
+
+/// An index as it is listed, through the cache.
+fn fetch_index(
+    client: &Client,
+    cache: &Cache,
+    signed: &SignedRelease,
+    (path, file): (&str, ListedFile),
+    wanted: &str,
+    on_bytes: &dyn Fn(u64),
+) -> Result<Vec<u8>> {
+    if file.size > PACKED_LIMIT {
+        let url = format!("{}{}", signed.folder(), escape(path));
+        return Err(Error::TooLarge {
+            origin: crate::http::redact(&url),
+            limit: PACKED_LIMIT,
+        });
+    }
+    let expected = Expected {
+        name: wanted.to_string(),
+        size: file.size,
+        sha256: file.sha256,
+    };
+    if !cache.verify(&file.sha256, file.size)? {
+        let urls = index_urls(signed, path, &file.sha256);
+        cache.fetch(client, &urls, &expected, on_bytes)?;
+    }
+    crate::files::read_bounded(&cache.path(&file.sha256), PACKED_LIMIT)
 }

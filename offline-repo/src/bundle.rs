@@ -4,12 +4,14 @@ use std::fs::File;
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use crate::delta::{self, Delta};
 use crate::digest::{Hasher, HashingWriter, Sha256};
 use crate::error::{Error, Result};
 use crate::files::{self, PartialFile};
 use crate::marker::{self, Marker};
 use crate::progress::{Callback, Progress};
 use crate::publish::{beside_names, check_name};
+use crate::volumes::Volumes;
 
 /// How a bundle is named and dated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,12 +26,23 @@ pub struct BundleOptions {
     pub epoch: u64,
 }
 
+/// What a bundle is to be beside the whole repository in one file.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BundleForm<'a> {
+    /// Split into volumes of this many bytes.
+    pub split: Option<u64>,
+    /// Only what a repository with this marker lacks.
+    pub since: Option<&'a Marker>,
+}
+
 /// A finished bundle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// The tarball.
+    /// The tarball; the list of its volumes if it was split.
     pub path: PathBuf,
-    /// Its SHA-256.
+    /// Its volumes, none if it was not split.
+    pub volumes: Vec<PathBuf>,
+    /// SHA-256 of the tarball, joined.
     pub sha256: Sha256,
     /// Its size in bytes.
     pub size: u64,
@@ -68,11 +81,34 @@ pub fn file_name(name: &str, options: &BundleOptions) -> String {
     )
 }
 
+/// `NAME-vVERSION.OS.MACHINE.since-MANIFEST.tar.gz` for a delta: the first eight digits of the older manifest.
+pub fn form_name(name: &str, options: &BundleOptions, since: Option<&Marker>) -> String {
+    let whole = file_name(name, options);
+    match since {
+        None => whole,
+        Some(old) => {
+            let (stem, manifest) = (whole.trim_end_matches(".tar.gz"), old.manifest.to_string());
+            format!("{stem}.since-{}.tar.gz", &manifest[..8])
+        }
+    }
+}
+
 /// Packs a repository folder and the files beside it into `out`. Every member is compared with the marker
 /// while it is read.
 pub fn bundle(
     repository: &Path,
     options: &BundleOptions,
+    out: &Path,
+    progress: Callback<'_>,
+) -> Result<Bundle> {
+    bundle_as(repository, options, BundleForm::default(), out, progress)
+}
+
+/// The same in several volumes, or as a delta.
+pub fn bundle_as(
+    repository: &Path,
+    options: &BundleOptions,
+    form: BundleForm<'_>,
     out: &Path,
     progress: Callback<'_>,
 ) -> Result<Bundle> {
@@ -90,39 +126,84 @@ pub fn bundle(
     }
     let marker = Marker::load(repository)?;
     files::create_dirs(out)?;
-    let path = out.join(file_name(name, options));
-    let io = |e| Error::io("write", &path, e);
+    let path = out.join(form_name(name, options, form.since));
     let _held = files::lock_dir(out)?;
-    let partial = PartialFile::new(&path)?;
-    let hashing = HashingWriter::new(BufWriter::with_capacity(1 << 20, partial));
+    let delta = form.since.map(|old| Delta::between(old, &marker));
+    let input = Input {
+        repository,
+        name,
+        marker: &marker,
+        delta: delta.as_ref(),
+        epoch: options.epoch,
+    };
+    let Some(limit) = form.split else {
+        let (partial, sha256, size) = pack(PartialFile::new(&path)?, &path, &input, progress)?;
+        partial.install()?;
+        let volumes = Vec::new();
+        return Ok(Bundle {
+            path,
+            volumes,
+            sha256,
+            size,
+        });
+    };
+    let (written, sha256, size) = pack(Volumes::new(&path, limit), &path, &input, progress)?;
+    let (path, volumes) = written.install()?;
+    Ok(Bundle {
+        path,
+        volumes,
+        sha256,
+        size,
+    })
+}
+
+/// What is packed.
+struct Input<'a> {
+    repository: &'a Path,
+    name: &'a str,
+    marker: &'a Marker,
+    delta: Option<&'a Delta>,
+    epoch: u64,
+}
+
+/// Writes the tarball; returns the writer with digest and size of what went through.
+fn pack<W: Write>(
+    writer: W,
+    path: &Path,
+    input: &Input<'_>,
+    progress: Callback<'_>,
+) -> Result<(W, Sha256, u64)> {
+    let io = |e| Error::io("write", path, e);
+    let hashing = HashingWriter::new(BufWriter::with_capacity(1 << 20, writer));
     // Stored, not compressed: packages are compressed already. Level 1 would make the bundle larger (its fixed
     // codes expand such data by 6 %), and higher levels take a hundred times longer to gain nothing.
     let gzip = flate2::GzBuilder::new()
         .mtime(0)
         .write(hashing, flate2::Compression::none());
     let mut tar = tar::Builder::new(gzip);
-    append_all(&mut tar, repository, name, &marker, options.epoch, progress)?;
+    append_all(&mut tar, input, progress)?;
     let hashing = tar
         .into_inner()
         .and_then(|gzip| gzip.finish())
         .map_err(io)?;
     let (buffered, sha256, size) = hashing.finish();
-    buffered
-        .into_inner()
-        .map_err(|e| io(e.into_error()))?
-        .install()?;
-    Ok(Bundle { path, sha256, size })
+    let writer = buffered.into_inner().map_err(|e| io(e.into_error()))?;
+    Ok((writer, sha256, size))
 }
 
 /// Members in their order: what lies beside, the folder, its files by name, the marker.
 fn append_all<W: Write>(
     tar: &mut tar::Builder<W>,
-    repository: &Path,
-    name: &str,
-    marker: &Marker,
-    epoch: u64,
+    input: &Input<'_>,
     progress: Callback<'_>,
 ) -> Result<()> {
+    let Input {
+        repository,
+        name,
+        marker,
+        delta,
+        epoch,
+    } = *input;
     let total = marker.files.len() as u64;
     progress(Progress::Stage {
         name: "bundle",
@@ -142,7 +223,15 @@ fn append_all<W: Write>(
     let io = |e| Error::io("read", repository, e);
     tar.append_data(&mut folder, format!("{name}/"), std::io::empty())
         .map_err(io)?;
+    if let Some(delta) = delta {
+        let (member, text) = (format!("{name}/{}", delta::NAME), delta.to_text());
+        let size = text.len() as u64;
+        append(tar, repository, &member, text.as_bytes(), size, epoch)?;
+    }
     for (i, (listed, sha256)) in marker.files.iter().enumerate() {
+        if delta.is_some_and(|delta| delta.keeps(listed)) {
+            continue;
+        }
         append_listed(tar, repository, name, (listed, sha256), epoch)?;
         progress(Progress::Item {
             name: listed,

@@ -15,13 +15,19 @@ use crate::http::{Client, Expected};
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
+    /// Unpacked indexes, by their own digest: unpacking one takes longer than everything else that a lock needs.
+    unpacked: PathBuf,
 }
+
+/// Unpacked indexes that are kept: those of a few recipes, each with a few suites. Debian's largest has 60 MB.
+const UNPACKED_KEPT: usize = 16;
 
 impl Cache {
     /// The cache below `$FARROW_CACHE` (or wherever `root` points).
     pub fn new(root: &Path) -> Self {
         Cache {
             root: root.join("downloads").join("sha256"),
+            unpacked: root.join("indexes"),
         }
     }
 
@@ -49,6 +55,36 @@ impl Cache {
         }
         fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         Ok(false)
+    }
+
+    /// An unpacked index, if it is there with this content.
+    pub(crate) fn unpacked(&self, sha256: &Sha256, size: u64) -> Option<Vec<u8>> {
+        let path = self.unpacked.join(sha256.to_string());
+        let bytes = files::read_bounded(&path, size).ok()?;
+        (bytes.len() as u64 == size && Sha256::of(&bytes) == *sha256).then_some(bytes)
+    }
+
+    /// Keeps an unpacked index for the next time, instead of the oldest of too many.
+    pub(crate) fn keep_unpacked(&self, sha256: &Sha256, bytes: &[u8]) -> Result<()> {
+        files::write_atomic(&self.unpacked.join(sha256.to_string()), bytes, 0o444)?;
+        let entries = fs::read_dir(&self.unpacked);
+        let entries = entries.map_err(|e| Error::io("read", &self.unpacked, e))?;
+        let mut found: Vec<_> = entries
+            .flatten()
+            .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+            .collect();
+        found.sort();
+        let many = found.len().saturating_sub(UNPACKED_KEPT);
+        for (_, path) in &found[..many] {
+            // Another process may have removed it.
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// Removes what can be made again from what was downloaded.
+    pub fn remove_derived(&self) -> Result<()> {
+        files::remove_tree(&self.unpacked)
     }
 
     /// Fetches a file that is not there yet: into `.part` (kept when interrupted, and continued), verified,

@@ -45,6 +45,18 @@ pub fn format(epoch: u64) -> String {
     )
 }
 
+/// The same as ISO 8601 writes it, "2026-11-20T02:11:10Z".
+pub fn format_iso(epoch: u64) -> String {
+    let (year, month, day) = civil_from_days(epoch / 86400);
+    let second = epoch % 86400;
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
+}
+
 /// Days since 1970-01-01 of a date of the Gregorian calendar, counted in years that begin in March
 /// so that the leap day is the last one (the usual "days from civil" computation).
 fn days_from_civil(year: u64, month: u64, day: u64) -> u64 {
@@ -86,6 +98,7 @@ mod tests {
             assert_eq!(parse(text), Some(epoch), "{text}");
             assert_eq!(format(epoch), text);
         }
+        assert_eq!(format_iso(1_709_251_199), "2024-02-29T23:59:59Z");
         for bad in [
             "",
             "Fri 20 Nov 2026",

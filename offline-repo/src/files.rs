@@ -5,6 +5,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
 
 use nix::fcntl::{Flock, FlockArg, RenameFlags};
@@ -281,6 +283,34 @@ pub fn walk(root: &Path) -> Result<Vec<String>> {
     }
     files.sort_unstable();
     Ok(files)
+}
+
+/// Runs `work` on every item, on all cores, in the order of the items; the first error ends it.
+pub fn on_all_cores<T: Sync>(items: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let run = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = work(item) {
+                next.store(items.len(), Ordering::Relaxed);
+                failed
+                    .lock()
+                    .expect("no thread panics with it")
+                    .get_or_insert(error);
+            }
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 1..cores.min(items.len()) {
+            scope.spawn(run);
+        }
+        run();
+    });
+    match failed.into_inner().expect("no thread panics with it") {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]

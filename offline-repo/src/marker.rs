@@ -1,18 +1,19 @@
 //! `repo_complete`: one line per file as `sha256sum` writes it, then the digest of those lines and a signature over
 //! them, as comments, so that `sha256sum -c repo_complete` works. It is withdrawn first and installed last.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use rayon::prelude::*;
 
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::files::{self, is_confined};
 use crate::openpgp::Keyring;
+use crate::progress::silent;
 use crate::signer::Signer;
+use crate::verify;
+pub use crate::verify::Report;
 
 /// The marker's file name.
 pub const NAME: &str = "repo_complete";
@@ -32,50 +33,6 @@ pub struct Marker {
     pub manifest: Sha256,
     lines: String,
     signature: Vec<u8>,
-}
-
-/// What differs between a marker and the files beside it. Empty lists: the repository is complete.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Listed, and not there.
-    pub missing: Vec<String>,
-    /// There, and not listed.
-    pub extra: Vec<String>,
-    /// There with other content, or not a regular file.
-    pub wrong: Vec<String>,
-}
-
-impl Report {
-    /// Whether everything is as listed.
-    pub fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.extra.is_empty() && self.wrong.is_empty()
-    }
-
-    /// One line that names the first few differences.
-    pub fn summary(&self) -> String {
-        let part = |what: &str, names: &[String]| match names.split_first() {
-            None => None,
-            Some((first, [])) => Some(format!("{what} {first}")),
-            Some((first, rest)) => Some(format!("{what} {first} and {} more", rest.len())),
-        };
-        let parts = [
-            part("missing", &self.missing),
-            part("wrong", &self.wrong),
-            part("extra", &self.extra),
-        ];
-        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
-    }
-
-    /// An error unless everything is as listed.
-    pub fn into_result(self, path: &Path) -> Result<()> {
-        match self.is_complete() {
-            true => Ok(()),
-            false => Err(Error::Incomplete {
-                path: path.to_path_buf(),
-                message: self.summary(),
-            }),
-        }
-    }
 }
 
 /// The marker's text for some files, sorted here, signed with the date `epoch`.
@@ -161,10 +118,7 @@ impl Marker {
                 message: format!("it has no {NAME}"),
             });
         }
-        let origin = path.display().to_string();
-        let text = String::from_utf8(files::read_bounded(&path, MARKER_LIMIT)?)
-            .map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
-        Marker::parse(&origin, &text)
+        read(&path).map(|(marker, _)| marker)
     }
 
     /// Checks that one of these keys signed the lines, at whatever time.
@@ -184,44 +138,19 @@ impl Marker {
 
     /// Compares the listed files with those in a folder, content included, in parallel.
     pub fn compare(&self, repository: &Path) -> Result<Report> {
-        let present: BTreeSet<String> = files::walk(repository)?
-            .into_iter()
-            .filter(|path| path != NAME)
-            .collect();
-        let listed: BTreeSet<&str> = self.files.iter().map(|(path, _)| path.as_str()).collect();
-        let wrong = self
-            .files
-            .par_iter()
-            .filter(|(path, _)| present.contains(path))
-            .map(|(path, sha256)| {
-                let full = repository.join(path);
-                // A link could point to the right content today and to other content tomorrow.
-                let is_file = full.symlink_metadata().is_ok_and(|m| m.is_file());
-                let matches = is_file && Sha256::of_file(&full)?.0 == *sha256;
-                Ok((!matches).then(|| path.clone()))
-            });
-        let wrong = wrong.collect::<Result<Vec<_>>>()?;
-        Ok(Report {
-            missing: listed
-                .iter()
-                .filter(|path| !present.contains(**path))
-                .map(|path| path.to_string())
-                .collect(),
-            extra: present
-                .iter()
-                .filter(|path| !listed.contains(path.as_str()))
-                .cloned()
-                .collect(),
-            wrong: wrong.into_iter().flatten().collect(),
-        })
+        verify::compare(self, repository, &silent)
     }
+}
+
+/// Reads a marker under whatever name; returns its text as well.
+pub(crate) fn read(path: &Path) -> Result<(Marker, String)> {
+    let origin = path.display().to_string();
+    let text = String::from_utf8(files::read_bounded(path, MARKER_LIMIT)?)
+        .map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
+    Ok((Marker::parse(&origin, &text)?, text))
 }
 
 /// Verifies a repository folder: the marker's signature if keys are given, then every file's content.
 pub fn verify(repository: &Path, keyring: Option<&Keyring>) -> Result<Report> {
-    let marker = Marker::load(repository)?;
-    if let Some(keyring) = keyring {
-        marker.check_signature(&repository.join(NAME).display().to_string(), keyring)?;
-    }
-    marker.compare(repository)
+    verify::folder(repository, keyring, &silent).map(|(_, report)| report)
 }

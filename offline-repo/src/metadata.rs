@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::date;
 use crate::deb822;
 use crate::digest::Sha256;
+use crate::layout::COMPONENT;
 use crate::lock::LockedPackage;
 
 /// Fields that describe a file in a repository or an installed package: they are ours to write, never a `.deb`'s.
@@ -20,7 +21,11 @@ const REPOSITORY_FIELDS: [&str; 8] = [
 ];
 
 /// The stanza of a package: its control file, which must be the locked package's, and where its file is.
-pub fn package_stanza(control: &str, package: &LockedPackage) -> Result<String, String> {
+pub fn package_stanza(
+    control: &str,
+    package: &LockedPackage,
+    path: &str,
+) -> Result<String, String> {
     let stanza = deb822::parse_one(control).map_err(|e| format!("its control file: {e}"))?;
     for (field, expected) in [
         ("Package", &package.name),
@@ -53,10 +58,8 @@ pub fn package_stanza(control: &str, package: &LockedPackage) -> Result<String, 
     }
     let _ = write!(
         text,
-        "Filename: {}\nSize: {}\nSHA256: {}\n",
-        package.file_name(),
-        package.size,
-        package.sha256
+        "Filename: {path}\nSize: {}\nSHA256: {}\n",
+        package.size, package.sha256
     );
     Ok(text)
 }
@@ -68,6 +71,8 @@ pub struct ReleaseInput<'a> {
     pub name: &'a str,
     /// Suite and codename, for example "trixie".
     pub codename: &'a str,
+    /// Component of a repository with `dists`; a flat one has none.
+    pub components: Option<&'a str>,
     /// Architectures, sorted.
     pub architectures: &'a [String],
     /// Date, seconds since 1970.
@@ -76,15 +81,18 @@ pub struct ReleaseInput<'a> {
     pub files: &'a [(String, Sha256, u64)],
 }
 
-/// A Release file for a flat repository. It has no Valid-Until: offline, it must stay usable for years.
+/// A Release file. It has no Valid-Until: offline, it must stay usable for years.
 pub fn release(input: &ReleaseInput<'_>) -> String {
     let mut text = format!(
         "Origin: {name}\nLabel: {name}\nSuite: {codename}\nCodename: {codename}\nDate: {date}\nAcquire-By-Hash: yes\n\
-         Architectures: {architectures}\nDescription: {name} offline repository\nSHA256:\n",
+         Architectures: {architectures}\n{components}Description: {name} offline repository\nSHA256:\n",
         name = input.name,
         codename = input.codename,
         date = date::format(input.epoch),
         architectures = input.architectures.join(" "),
+        components = input
+            .components
+            .map_or(String::new(), |name| format!("Components: {name}\n")),
     );
     for (name, sha256, size) in input.files {
         let _ = writeln!(text, " {sha256} {size} {name}");
@@ -92,10 +100,14 @@ pub fn release(input: &ReleaseInput<'_>) -> String {
     text
 }
 
-/// A deb822 source entry with the key embedded, for apt 2.4 and later.
-pub fn sources(url: &str, armored_key: &str) -> String {
+/// A deb822 source entry with the key embedded, for apt 2.4 and later. A repository with `dists` has a suite.
+pub fn sources(url: &str, suite: Option<&str>, armored_key: &str) -> String {
+    let place = match suite {
+        None => "Suites: ./".to_string(),
+        Some(suite) => format!("Suites: {suite}\nComponents: {COMPONENT}"),
+    };
     let mut text = format!(
-        "Types: deb\nURIs: {}\nSuites: ./\nSigned-By:\n",
+        "Types: deb\nURIs: {}\n{place}\nSigned-By:\n",
         with_slash(url)
     );
     for line in armored_key.lines() {
@@ -106,8 +118,9 @@ pub fn sources(url: &str, armored_key: &str) -> String {
 }
 
 /// A one-line source entry for older apt; the key file has to be installed at `key_path`.
-pub fn list(url: &str, key_path: &str) -> String {
-    format!("deb [signed-by={key_path}] {} ./\n", with_slash(url))
+pub fn list(url: &str, suite: Option<&str>, key_path: &str) -> String {
+    let place = suite.map_or("./".to_string(), |suite| format!("{suite} {COMPONENT}"));
+    format!("deb [signed-by={key_path}] {} {place}\n", with_slash(url))
 }
 
 fn with_slash(url: &str) -> String {
@@ -139,7 +152,11 @@ mod tests {
         let control = "Package: aa\nVersion: 1:2-3\nArchitecture: all\nfilename: ../../etc/passwd\nConffiles:\n /etc/a 1\nDescription: x\n y\n .\n";
         let expected = "Package: aa\nVersion: 1:2-3\nArchitecture: all\nConffiles:\n /etc/a 1\nDescription: x\n y\n .\n\
             Filename: aa_1%3a2-3_all.deb\nSize: 12\nSHA256: e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\n";
-        assert_eq!(package_stanza(control, &package()).unwrap(), expected);
+        let path = package().file_name();
+        assert_eq!(
+            package_stanza(control, &package(), &path).unwrap(),
+            expected
+        );
         for (control, message) in [
             (
                 "Package: bb\nVersion: 1:2-3\nArchitecture: all\n",
@@ -158,19 +175,32 @@ mod tests {
                 "its control file: line 1: expected 'Field: value'",
             ),
         ] {
-            assert_eq!(package_stanza(control, &package()).unwrap_err(), message);
+            assert_eq!(
+                package_stanza(control, &package(), &path).unwrap_err(),
+                message
+            );
         }
     }
 
     #[test]
     fn source_entries() {
         assert_eq!(
-            sources("http://h.pigsty/pigsty", "-----BEGIN\n\nabc\n-----END\n"),
+            sources(
+                "http://h.pigsty/pigsty",
+                None,
+                "-----BEGIN\n\nabc\n-----END\n"
+            ),
             "Types: deb\nURIs: http://h.pigsty/pigsty/\nSuites: ./\nSigned-By:\n -----BEGIN\n .\n abc\n -----END\n"
         );
         assert_eq!(
-            list("file:/www/pigsty/", "/k.asc"),
-            "deb [signed-by=/k.asc] file:/www/pigsty/ ./\n"
+            sources("http://h/x/", Some("trixie"), "k\n"),
+            "Types: deb\nURIs: http://h/x/\nSuites: trixie\nComponents: main\nSigned-By:\n k\n"
         );
+        for (suite, place) in [(None, "./"), (Some("trixie"), "trixie main")] {
+            assert_eq!(
+                list("file:/www/pigsty/", suite, "/k.asc"),
+                format!("deb [signed-by=/k.asc] file:/www/pigsty/ {place}\n")
+            );
+        }
     }
 }

@@ -1,16 +1,15 @@
 //! A bundle's repository on a machine that may have it already: what is complete is left alone, what is not is repaired.
 
-use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use crate::bundle_reader::BundleFile;
 use crate::error::{Error, Result};
-use crate::install::{install, name_of};
+use crate::install::install_since;
 use crate::marker::{self, MARKER_LIMIT, Marker};
 use crate::openpgp::Keyring;
-use crate::progress::Callback;
+use crate::progress::{Callback, silent};
 use crate::publish::{beside_names, is_beside};
-use crate::tarball::{self, Stop};
 
 /// What became of a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,17 +36,19 @@ impl Placed {
     }
 }
 
-/// Sees to it that the bundle's repository is below `target`, as [`install`] does; gives its folder and what was done.
+/// Sees to it that the bundle's repository is below `target`, as [`install_since`] does; gives its folder and what was
+/// done.
 ///
 /// # Errors
-/// Those of [`install`].
+/// Those of [`install_since`].
 pub fn place(
     bundle: &Path,
+    since: Option<&Path>,
     target: &Path,
     keyring: Option<&Keyring>,
     progress: Callback<'_>,
 ) -> Result<(PathBuf, Placed)> {
-    let name = name_of(bundle)?;
+    let name = BundleFile::open(bundle)?.name()?;
     let path = target.join(&name);
     let placed = if path.symlink_metadata().is_err() {
         Placed::Unpacked
@@ -55,7 +56,7 @@ pub fn place(
         state(bundle, target, &name, keyring)?
     };
     if placed != Placed::LeftAlone {
-        install(bundle, target, keyring, progress)?;
+        install_since(bundle, since, target, keyring, progress)?;
     }
     Ok((path, placed))
 }
@@ -78,7 +79,7 @@ fn state(bundle: &Path, target: &Path, name: &str, keyring: Option<&Keyring>) ->
     if !beside || !trusted || !marker.compare(&path)?.is_complete() {
         return Ok(Placed::Repaired);
     }
-    let wanted = marker_of(bundle, name)?;
+    let wanted = marker_of(bundle)?;
     Ok(match wanted.manifest == marker.manifest {
         true => Placed::LeftAlone,
         false => Placed::Replaced,
@@ -86,31 +87,20 @@ fn state(bundle: &Path, target: &Path, name: &str, keyring: Option<&Keyring>) ->
 }
 
 /// The marker in a bundle, which is its last member.
-fn marker_of(bundle: &Path, name: &str) -> Result<Marker> {
-    let fail = |message: String| Error::Bundle {
-        path: bundle.to_path_buf(),
-        message,
-    };
-    let file = File::open(bundle).map_err(|e| Error::io("open", bundle, e))?;
-    let input = flate2::read::MultiGzDecoder::new(BufReader::with_capacity(1 << 20, file));
-    let wanted = format!("{name}/{}", marker::NAME);
-    let mut text = None;
-    let outcome = tarball::read(input, &mut |member| {
-        if member.path == wanted {
-            let mut found = String::new();
-            member
-                .content
-                .take(MARKER_LIMIT)
-                .read_to_string(&mut found)?;
-            text = Some(found);
+fn marker_of(bundle: &Path) -> Result<Marker> {
+    let source = BundleFile::open(bundle)?;
+    let mut bytes = Vec::new();
+    let each = &mut |path: &str, content: &mut dyn Read| match path {
+        marker::NAME => {
+            bytes = source.read_small(content, MARKER_LIMIT)?;
+            Ok(())
         }
-        std::io::Result::Ok(())
-    });
-    if let Err(Stop::Refused(e) | Stop::Damaged(_, e)) = outcome {
-        return Err(fail(format!("is cut off or damaged: {e}")));
-    }
-    match text {
-        Some(text) => Marker::parse(&bundle.display().to_string(), &text),
-        None => Err(fail(format!("is cut off: it has no {}", marker::NAME))),
-    }
+        _ => source.skip(content),
+    };
+    let contents = source.read("marker", each, &silent)?;
+    source.check(&contents)?;
+    let origin = bundle.display().to_string();
+    let text =
+        String::from_utf8(bytes).map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
+    Marker::parse(&origin, &text)
 }

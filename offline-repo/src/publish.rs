@@ -1,4 +1,5 @@
-//! A repository folder from verified packages: flat, signed, usable by stock apt and stock dnf over HTTP and as `file:`.
+//! A repository folder from verified packages: signed, flat or with a pool, usable by stock apt and stock dnf over HTTP and as
+//! `file:`.
 //!
 //! `.deb` packages make it an apt repository, `.rpm` packages a yum repository, both make it both.
 
@@ -9,21 +10,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rayon::prelude::*;
 
 use crate::additions::{self, Additions};
-use crate::compression;
-use crate::deb;
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::fetch::Fetched;
 use crate::files::{self, Staging};
+use crate::indexes;
+use crate::layout::Layout;
 use crate::lock::{Format, LockedPackage};
 use crate::marker;
-use crate::metadata::{self, ReleaseInput};
+use crate::metadata;
 use crate::progress::{Callback, Progress};
 use crate::proof::{self, Document, Groups, RequiredBase};
 use crate::rpm::metadata::{Elements, Place, elements};
 use crate::rpm::package::Package;
 use crate::rpm::repodata;
 use crate::signer::Signer;
+
+/// Folder of a tools tree's packages in a repository.
+pub const TOOLS: &str = "tools";
 
 /// How a repository is named and dated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub struct PublishOptions {
     pub epoch: u64,
     /// URL in the source entries; `None`: `http://h.NAME/NAME/`.
     pub url: Option<String>,
+    /// Where its files lie.
+    pub layout: Layout,
     /// What to ask for to get each group of the repository.
     pub groups: Groups,
     /// States that every group must install on.
@@ -67,36 +73,56 @@ pub fn publish(
     out: &Path,
     progress: Callback<'_>,
 ) -> Result<Published> {
+    publish_with_tools(fetched, None, options, signer, out, progress)
+}
+
+/// The same with the packages of a tools tree and their lock in the folder [`TOOLS`], which no index lists: with them
+/// images are baked from the repository alone.
+pub fn publish_with_tools(
+    fetched: &Fetched,
+    tools: Option<&Fetched>,
+    options: &PublishOptions,
+    signer: &Signer,
+    out: &Path,
+    progress: Callback<'_>,
+) -> Result<Published> {
     check_name(&options.name)?;
     files::create_dirs(out)?;
     let _held = files::lock_dir(out)?;
     let target = out.join(&options.name);
     let staging = Staging::new(&target)?;
-    let mut described = copy_packages(fetched, staging.path(), options.epoch, progress)?;
-    let own = additions::write(&options.additions, staging.path())?;
-    described.extend(own.into_iter().map(Described::Stanza));
+    let mut described = copy_packages(fetched, options, staging.path(), progress)?;
+    let own = additions::write(&options.additions, options.layout, staging.path())?;
+    described.extend(own.stanzas.into_iter().map(Described::Stanza));
     let packages = described.len();
     let (stanzas, elements) = split(described);
     let families = Families {
         apt: !stanzas.is_empty() || elements.is_empty(),
         yum: !elements.is_empty(),
     };
+    let lock = fetched.lock().to_text().into_bytes();
+    let mut small = vec![(lock_name(&options.name), lock)];
     if families.apt {
-        let indexes = write_indexes(&stanzas, staging.path())?;
-        write_release(fetched, options, signer, &indexes, staging.path())?;
-        write_proof(fetched, options, &stanzas, staging.path())?;
+        small.extend(indexes::signed(&stanzas, fetched.lock(), options, signer)?);
+        small.extend(proof_file(fetched, options, &stanzas)?);
     }
     if families.yum {
-        for (path, bytes) in repodata::files(&elements, signer, options.epoch)? {
-            write(staging.path(), &path, &bytes)?;
-        }
+        small.extend(repodata::files(&elements, signer, options.epoch)?);
     }
-    write(
-        staging.path(),
-        &lock_name(&options.name),
-        fetched.lock().to_text().as_bytes(),
-    )?;
-    let manifest = write_marker(fetched, signer, options.epoch, staging.path())?;
+    let mut listed = packages_of(fetched, options.layout);
+    listed.extend(own.listed);
+    if let Some(tools) = tools {
+        small.push((tools_lock_name(), tools.lock().to_text().into_bytes()));
+        listed.extend(copy_tools(tools, staging.path())?);
+    }
+    for (path, bytes) in &small {
+        write(staging.path(), path, bytes)?;
+    }
+    let hashed = small
+        .iter()
+        .map(|(path, bytes)| (path.clone(), Sha256::of(bytes)));
+    listed.extend(hashed);
+    let manifest = write_marker(listed, options, signer, staging.path())?;
     let beside = write_beside(options, families, signer, out)?;
     files::normalise(staging.path(), options.epoch)?;
     staging.install(marker::NAME)?;
@@ -178,8 +204,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 /// Copies the packages and returns their stanzas or elements, in the order of the lock.
 fn copy_packages(
     fetched: &Fetched,
+    options: &PublishOptions,
     into: &Path,
-    epoch: u64,
     progress: Callback<'_>,
 ) -> Result<Vec<Described>> {
     let packages: Vec<(&LockedPackage, &Path)> = fetched.packages().collect();
@@ -193,7 +219,7 @@ fn copy_packages(
     packages
         .par_iter()
         .map(|(package, source)| {
-            let described = copy_package(package, source, into, epoch)?;
+            let described = copy_package(package, source, options, into)?;
             progress(Progress::Item {
                 name: &package.name,
                 done: done.fetch_add(1, Ordering::Relaxed) + 1,
@@ -209,12 +235,22 @@ fn copy_packages(
 fn copy_package(
     package: &LockedPackage,
     source: &Path,
+    options: &PublishOptions,
     into: &Path,
-    epoch: u64,
 ) -> Result<Described> {
-    let target = into.join(package.file_name());
-    fs::copy(source, &target).map_err(|e| Error::io("copy", source, e))?;
-    let (actual, actual_size) = Sha256::of_file(&target)?;
+    let path = options.layout.path_of(package);
+    let target = into.join(&path);
+    files::create_dirs(files::parent(&target))?;
+    copy_verified(package, source, &target)?;
+    match package.format() {
+        Format::Deb => indexes::stanza(package, &target, &path).map(Described::Stanza),
+        Format::Rpm => describe_rpm(package, &target, path, options.epoch).map(Described::Elements),
+    }
+}
+
+fn copy_verified(package: &LockedPackage, source: &Path, target: &Path) -> Result<()> {
+    fs::copy(source, target).map_err(|e| Error::io("copy", source, e))?;
+    let (actual, actual_size) = Sha256::of_file(target)?;
     if (actual, actual_size) != (package.sha256, package.size) {
         return Err(Error::Hash {
             name: format!("{} {}", package.name, package.version),
@@ -225,22 +261,16 @@ fn copy_package(
             actual_size,
         });
     }
-    match package.format() {
-        Format::Deb => {
-            let control = deb::control(&target)?;
-            let stanza = metadata::package_stanza(&control, package);
-            let stanza = stanza.map_err(|message| Error::Deb {
-                path: source.to_path_buf(),
-                message,
-            })?;
-            Ok(Described::Stanza(stanza))
-        }
-        Format::Rpm => describe_rpm(package, &target, epoch).map(Described::Elements),
-    }
+    Ok(())
 }
 
 /// The elements of a package, whose header must be the locked package's.
-fn describe_rpm(locked: &LockedPackage, path: &Path, epoch: u64) -> Result<Elements> {
+fn describe_rpm(
+    locked: &LockedPackage,
+    path: &Path,
+    listed: String,
+    epoch: u64,
+) -> Result<Elements> {
     let package = Package::open(path)?;
     for (what, found, expected) in [
         ("name", &package.name, &locked.name),
@@ -258,7 +288,7 @@ fn describe_rpm(locked: &LockedPackage, path: &Path, epoch: u64) -> Result<Eleme
         }
     }
     let place = Place {
-        path: locked.file_name(),
+        path: listed,
         size: locked.size,
         sha256: locked.sha256,
         time: epoch,
@@ -273,94 +303,70 @@ pub(crate) fn write(root: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     fs::write(&path, bytes).map_err(|e| Error::io("write", &path, e))
 }
 
-/// Packages in three forms, each also by its digest.
-fn write_indexes(stanzas: &[String], root: &Path) -> Result<Vec<(String, Sha256, u64)>> {
-    let text = stanzas.join("\n").into_bytes();
-    let (gz, xz) = rayon::join(|| compression::gzip(&text), || compression::xz(&text));
-    let mut indexes = Vec::new();
-    for (name, bytes) in [("Packages", text), ("Packages.gz", gz), ("Packages.xz", xz)] {
-        let sha256 = Sha256::of(&bytes);
-        write(root, name, &bytes)?;
-        write(root, &format!("by-hash/SHA256/{sha256}"), &bytes)?;
-        indexes.push((name.to_string(), sha256, bytes.len() as u64));
-    }
-    Ok(indexes)
-}
-
-/// Proves that the groups install on the bases, from what is published here alone, and writes down the verdicts.
-fn write_proof(
+/// Proves that the groups install on the bases, from what is published here alone: the verdicts as a file.
+fn proof_file(
     fetched: &Fetched,
     options: &PublishOptions,
     stanzas: &[String],
-    root: &Path,
-) -> Result<()> {
+) -> Result<Option<(String, Vec<u8>)>> {
     if options.groups.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let packages = stanzas.join("\n");
     let architecture = &fetched.lock().architecture;
     let document = Document::new(&packages, architecture, &options.groups, &options.bases)?;
-    if let Some(verdict) = document.refuted() {
-        return verdict.clone().into_result();
+    match document.refuted() {
+        Some(verdict) => verdict.clone().into_result().map(|()| None),
+        None => {
+            let text = document.to_text().into_bytes();
+            Ok(Some((proof::NAME.to_string(), text)))
+        }
     }
-    write(root, proof::NAME, document.to_text().as_bytes())
 }
 
-fn write_release(
-    fetched: &Fetched,
+/// Copies the packages of a tools tree; returns their paths and digests.
+fn copy_tools(tools: &Fetched, root: &Path) -> Result<Vec<(String, Sha256)>> {
+    let packages: Vec<(&LockedPackage, &Path)> = tools.packages().collect();
+    files::create_dirs(&root.join(TOOLS))?;
+    packages
+        .par_iter()
+        .map(|(package, source)| {
+            let path = tool_path(package);
+            copy_verified(package, source, &root.join(&path))?;
+            Ok((path, package.sha256))
+        })
+        .collect()
+}
+
+/// Path of a tools tree's package in a repository.
+pub fn tool_path(package: &LockedPackage) -> String {
+    format!("{TOOLS}/{}", package.file_name())
+}
+
+/// Path of the tools tree's lock in a repository.
+pub fn tools_lock_name() -> String {
+    format!("{TOOLS}/tools.lock")
+}
+
+fn packages_of(fetched: &Fetched, layout: Layout) -> Vec<(String, Sha256)> {
+    let packages = fetched.packages();
+    packages
+        .map(|(p, _)| (layout.path_of(p), p.sha256))
+        .collect()
+}
+
+/// Lists every file. Packages were hashed when they were copied, everything else was in memory.
+fn write_marker(
+    listed: Vec<(String, Sha256)>,
     options: &PublishOptions,
     signer: &Signer,
-    indexes: &[(String, Sha256, u64)],
     root: &Path,
-) -> Result<()> {
-    let mut architectures: Vec<String> = fetched
-        .packages()
-        .filter(|(p, _)| p.format() == Format::Deb)
-        .map(|(p, _)| p.architecture.clone())
-        .collect();
-    architectures.sort_unstable();
-    architectures.dedup();
-    let release = metadata::release(&ReleaseInput {
-        name: &options.name,
-        codename: &options.codename,
-        architectures: &architectures,
-        epoch: options.epoch,
-        files: indexes,
-    });
-    write(root, "Release", release.as_bytes())?;
-    write(
-        root,
-        "Release.gpg",
-        signer
-            .detach_armored(release.as_bytes(), options.epoch)?
-            .as_bytes(),
-    )?;
-    write(
-        root,
-        "InRelease",
-        signer.clearsign(&release, options.epoch)?.as_bytes(),
-    )
-}
-
-/// Lists every file. Packages were hashed when they were copied; everything else is hashed here.
-fn write_marker(fetched: &Fetched, signer: &Signer, epoch: u64, root: &Path) -> Result<Sha256> {
-    let known: std::collections::HashMap<String, Sha256> = fetched
-        .packages()
-        .map(|(p, _)| (p.file_name(), p.sha256))
-        .collect();
-    let listed = files::walk(root)?.into_iter().map(|path| {
-        let sha256 = match known.get(&path) {
-            Some(sha256) => *sha256,
-            None => Sha256::of_file(&root.join(&path))?.0,
-        };
-        Ok((path, sha256))
-    });
-    let (text, manifest) = marker::write(listed.collect::<Result<_>>()?, signer, epoch)?;
+) -> Result<Sha256> {
+    let (text, manifest) = marker::write(listed, signer, options.epoch)?;
     write(root, marker::NAME, text.as_bytes())?;
     Ok(manifest)
 }
 
-/// Writes what lies beside for these clients, and removes what an earlier build wrote for others.
 fn write_beside(
     options: &PublishOptions,
     families: Families,
@@ -373,13 +379,17 @@ fn write_beside(
         .url
         .clone()
         .unwrap_or_else(|| format!("http://h.{name}/{name}/"));
-    let list = metadata::list(&url, &format!("/etc/apt/keyrings/{name}.asc"));
+    let suite = match options.layout {
+        Layout::Flat => None,
+        Layout::Pool => Some(options.codename.as_str()),
+    };
+    let list = metadata::list(&url, suite, &format!("/etc/apt/keyrings/{name}.asc"));
     let contents = [
         Some(key.armored.clone().into_bytes()),
         families.apt.then_some(key.binary),
         families.apt.then(|| list.into_bytes()),
         (families.yum).then(|| repodata::repo_file(name, &url, &[repodata::KEY]).into_bytes()),
-        (families.apt).then(|| metadata::sources(&url, &key.armored).into_bytes()),
+        (families.apt).then(|| metadata::sources(&url, suite, &key.armored).into_bytes()),
     ];
     let mut paths = Vec::new();
     for (file, content) in beside_names(name).iter().zip(contents) {

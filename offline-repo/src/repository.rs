@@ -8,13 +8,16 @@ use crate::deb822;
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::lock::file_name;
+use crate::layout::{self, Layout};
 use crate::marker::{self, Marker};
 use crate::openpgp::Keyring;
+use crate::progress::Callback;
 use crate::proof::{self, Base, Document, Verdict};
+use crate::publish;
 use crate::resolve::Resolver;
 use crate::rpm;
 use crate::universe::{IndexText, Universe};
+use crate::verify;
 
 /// No Packages file of an offline repository is larger, in bytes.
 const PACKAGES_LIMIT: u64 = 1 << 30;
@@ -55,6 +58,7 @@ pub struct ClosurePackage {
 pub struct Repository {
     path: PathBuf,
     marker: Marker,
+    found: Option<layout::Found>,
     universe: Universe,
     packages: Vec<RepositoryPackage>,
 }
@@ -66,16 +70,18 @@ impl Repository {
         if let Some(keyring) = keyring {
             marker.check_signature(&path.join(marker::NAME).display().to_string(), keyring)?;
         }
-        let universe = universe(path, &marker)?;
+        let found = layout::detect(&marker);
+        let universe = universe(path, &marker, found.as_ref())?;
         let mut packages = universe
             .ids()
-            .map(|id| package(path, &marker, &universe, id))
+            .map(|id| package(path, &marker, found.as_ref(), &universe, id))
             .collect::<Result<Vec<_>>>()?;
         packages.extend(rpm::repository::packages(path, &marker)?);
         packages.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Repository {
             path: path.to_path_buf(),
             marker,
+            found,
             universe,
             packages,
         })
@@ -89,6 +95,16 @@ impl Repository {
     /// Digest of the manifest, the repository's identity.
     pub fn manifest(&self) -> Sha256 {
         self.marker.manifest
+    }
+
+    /// Digest of the lock of the tools tree whose packages it carries.
+    pub fn tools_lock(&self) -> Option<Sha256> {
+        self.marker.sha256(&publish::tools_lock_name())
+    }
+
+    /// Where its files lie; `None` if it is for dnf only.
+    pub fn layout(&self) -> Option<Layout> {
+        self.found.as_ref().map(|found| found.layout)
     }
 
     /// All packages, sorted by name.
@@ -111,7 +127,13 @@ impl Repository {
         let chosen = closure::closure(&resolver, &wishes)?;
         let found = chosen.into_iter().map(|chosen| {
             Ok(ClosurePackage {
-                package: package(&self.path, &self.marker, &self.universe, chosen.id)?,
+                package: package(
+                    &self.path,
+                    &self.marker,
+                    self.found.as_ref(),
+                    &self.universe,
+                    chosen.id,
+                )?,
                 essential: chosen.essential,
                 why: chosen.why,
             })
@@ -151,9 +173,13 @@ impl Repository {
             return Err(Error::invalid(origin, message));
         }
         groups.retain(|name, _| names.is_empty() || names.contains(name));
+        let found = self
+            .found
+            .as_ref()
+            .ok_or_else(|| incomplete(&self.path, "it is not for apt".into()))?;
         let index = IndexText {
-            origin: self.path.join("Packages").display().to_string(),
-            text: read_index(&self.path, &self.marker)?.into(),
+            origin: self.path.join(&found.packages).display().to_string(),
+            text: read_verified(&self.path, &self.marker, &found.packages)?.into(),
             priority: 0,
         };
         proof::prove(index, self.universe.native(), base, &groups)
@@ -163,6 +189,30 @@ impl Repository {
     pub fn verify(&self) -> Result<marker::Report> {
         self.marker.compare(&self.path)
     }
+}
+
+/// The packages of a bundle, sorted by name: it is read and proved, and only its metadata is unpacked for a moment.
+pub fn packages_of_bundle(path: &Path, progress: Callback<'_>) -> Result<Vec<RepositoryPackage>> {
+    let is_metadata = |name: &str| !name.ends_with(".deb") && !name.ends_with(".rpm");
+    let listed = |name: &str| {
+        let file = name.rsplit('/').next().unwrap_or(name);
+        matches!(file, "Packages" | "Release") || name.starts_with("repodata/")
+    };
+    let keep = |name: &str| is_metadata(name) && listed(name);
+    let read = verify::read_bundle(path, None, &keep, progress)?;
+    read.report.into_result(path)?;
+    let folder = tempfile::tempdir().map_err(|e| Error::io("create a folder for", path, e))?;
+    for (name, bytes) in &read.kept {
+        publish::write(folder.path(), name, bytes)?;
+    }
+    let (root, marker) = (folder.path(), &read.marker);
+    let found = layout::detect(marker);
+    let universe = universe(root, marker, found.as_ref())?;
+    let of = |id| self::listed(root, marker, found.as_ref(), &universe, id);
+    let mut packages = universe.ids().map(of).collect::<Result<Vec<_>>>()?;
+    packages.extend(rpm::repository::listed(root, marker)?);
+    packages.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(packages)
 }
 
 /// What differs between two repositories, by package name.
@@ -229,27 +279,26 @@ fn read_verified(path: &Path, marker: &Marker, name: &str) -> Result<String> {
 }
 
 /// The packages for apt; none if the repository is for dnf only.
-fn universe(path: &Path, marker: &Marker) -> Result<Universe> {
-    if marker.sha256("Packages").is_none() && marker.sha256(rpm::repodata::REPOMD).is_some() {
-        return Universe::parse(Vec::new(), "all");
-    }
+fn universe(path: &Path, marker: &Marker, found: Option<&layout::Found>) -> Result<Universe> {
+    let Some(found) = found else {
+        return match marker.sha256(rpm::repodata::REPOMD) {
+            Some(_) => Universe::parse(Vec::new(), "all"),
+            None => Err(incomplete(path, "its marker lists no index".into())),
+        };
+    };
+    let origin = path.join(&found.release).display().to_string();
+    let release = read_verified(path, marker, &found.release)?;
     let index = IndexText {
-        origin: path.join("Packages").display().to_string(),
-        text: read_index(path, marker)?.into(),
+        origin: path.join(&found.packages).display().to_string(),
+        text: read_verified(path, marker, &found.packages)?.into(),
         priority: 0,
     };
-    Universe::parse(vec![index], &architecture(path, marker)?)
-}
-
-fn read_index(path: &Path, marker: &Marker) -> Result<String> {
-    read_verified(path, marker, "Packages")
+    Universe::parse(vec![index], &architecture(&origin, &release)?)
 }
 
 /// The architecture other than "all" that the Release file names.
-fn architecture(path: &Path, marker: &Marker) -> Result<String> {
-    let text = read_verified(path, marker, "Release")?;
-    let origin = path.join("Release").display().to_string();
-    let stanza = deb822::parse_one(&text).map_err(|e| e.at(&origin))?;
+fn architecture(origin: &str, text: &str) -> Result<String> {
+    let stanza = deb822::parse_one(text).map_err(|e| e.at(origin))?;
     let listed = stanza.get("Architectures").unwrap_or_default();
     Ok(listed
         .split_ascii_whitespace()
@@ -258,9 +307,30 @@ fn architecture(path: &Path, marker: &Marker) -> Result<String> {
         .to_string())
 }
 
+/// A package whose file is there with the listed size.
 fn package(
     root: &Path,
     marker: &Marker,
+    found: Option<&layout::Found>,
+    universe: &Universe,
+    id: u32,
+) -> Result<RepositoryPackage> {
+    let package = listed(root, marker, found, universe, id)?;
+    let metadata = package.path.symlink_metadata();
+    match metadata.is_ok_and(|m| m.is_file() && m.len() == package.size) {
+        true => Ok(package),
+        false => Err(incomplete(
+            root,
+            format!("missing or wrong {}", universe.path(id)),
+        )),
+    }
+}
+
+/// A package as the index and the marker list it.
+fn listed(
+    root: &Path,
+    marker: &Marker,
+    found: Option<&layout::Found>,
     universe: &Universe,
     id: u32,
 ) -> Result<RepositoryPackage> {
@@ -272,17 +342,12 @@ fn package(
     let file = universe.path(id);
     let (sha256, size) = (universe.sha256(id), universe.size(id));
     let path = root.join(file);
-    if file != file_name(name, version, architecture) || marker.sha256(file) != Some(sha256) {
+    let expected = found.map(|found| found.layout.package_path(name, version, architecture));
+    if expected.as_deref() != Some(file) || marker.sha256(file) != Some(sha256) {
         return Err(incomplete(
             root,
             format!("its index and its marker do not agree on {name}"),
         ));
-    }
-    if !path
-        .symlink_metadata()
-        .is_ok_and(|m| m.is_file() && m.len() == size)
-    {
-        return Err(incomplete(root, format!("missing or wrong {file}")));
     }
     Ok(RepositoryPackage {
         name: name.to_string(),

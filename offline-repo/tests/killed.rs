@@ -12,6 +12,7 @@ use offline_repo::digest::Sha256;
 use offline_repo::fetch::fetch;
 use offline_repo::http::Client;
 use offline_repo::install::install;
+use offline_repo::layout::Layout;
 use offline_repo::lock::Lock;
 use offline_repo::locking::lock;
 use offline_repo::marker;
@@ -55,6 +56,7 @@ fn build_in_a_child() {
         groups: Default::default(),
         bases: Vec::new(),
         additions: Default::default(),
+        layout: Layout::Flat,
     };
     enter("publish");
     publish(&fetched, &options, &repository_signer(), out, &silent).unwrap();
@@ -138,9 +140,14 @@ fn killed_builds_are_continued() {
     let kills = cases(20);
     let mut random = random("kill -9", kills);
     let measured = scratch();
-    let begin = Instant::now();
-    assert!(start(measured.path(), &server).wait().unwrap().success());
-    let whole = begin.elapsed();
+    // The faster of two, since the first one reads programs from the disk.
+    let whole = (0..2).map(|_| {
+        prepare(measured.path(), 0);
+        let begin = Instant::now();
+        assert!(start(measured.path(), &server).wait().unwrap().success());
+        begin.elapsed()
+    });
+    let whole = whole.min().unwrap();
     let expected = [".", "www"].map(|folder| names(&measured.path().join(folder)));
     let digests: HashMap<String, String> = (server.site.lock().unwrap().files.iter())
         .map(|(path, bytes)| (path.clone(), Sha256::of(bytes).to_string()))
@@ -148,12 +155,19 @@ fn killed_builds_are_continued() {
 
     let dir = scratch();
     let (mut hit, mut resumed, mut late) = (BTreeMap::<String, u32>::new(), 0, 0);
-    for _ in 0..kills {
+    let mut killed = 0;
+    while killed < kills {
         prepare(dir.path(), random.u32(0..4));
         let mut child = start(dir.path(), &server);
         std::thread::sleep(whole.mul_f64(random.f64()));
         child.kill().unwrap();
-        late += u32::from(child.wait().unwrap().success());
+        if child.wait().unwrap().success() {
+            // It was faster than the one that was measured: no kill.
+            late += 1;
+            assert!(late < 10 * kills);
+            continue;
+        }
+        killed += 1;
         check(dir.path());
         let stage = std::fs::read_to_string(dir.path().join(STAGE)).unwrap_or("start".into());
         *hit.entry(stage).or_default() += 1;
@@ -173,7 +187,7 @@ fn killed_builds_are_continued() {
         let made = [".", "www"].map(|folder| names(&dir.path().join(folder)));
         assert_eq!(made, expected);
     }
-    println!("killed in: {hit:?}, {late} after the end; {resumed} downloads continued");
+    println!("killed in: {hit:?}, {late} more had ended before; {resumed} downloads continued");
     if kills >= 100 {
         assert!(
             STAGES.iter().all(|stage| hit.contains_key(*stage)),

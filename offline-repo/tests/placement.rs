@@ -21,7 +21,11 @@ fn complete_is_left_alone_and_the_rest_is_mended() {
     let first = bundled(dir.path(), &dir.path().join("first")).path;
     let www = dir.path().join("www");
     let at = |file: &str| www.join("pigsty").join(file);
-    let placed = |bundle| place(bundle, &www, Some(&keyring()), &silent).unwrap().1;
+    let placed = |bundle| {
+        place(bundle, None, &www, Some(&keyring()), &silent)
+            .unwrap()
+            .1
+    };
     assert_eq!(placed(&first), Placed::Unpacked);
     let before = fs::metadata(at("Packages")).unwrap().ino();
     assert_eq!(placed(&first), Placed::LeftAlone);
@@ -79,7 +83,7 @@ fn packages_of_our_own_are_published_like_others() {
     let second = bundled(dir.path(), &dir.path().join("second")).path;
     let www = dir.path().join("www");
     for (bundle, expected) in [(&first, Placed::Unpacked), (&second, Placed::Replaced)] {
-        let (_, placed) = place(bundle, &www, Some(&keyring()), &silent).unwrap();
+        let (_, placed) = place(bundle, None, &www, Some(&keyring()), &silent).unwrap();
         assert_eq!(placed, expected);
     }
     let repository = Repository::open(&www.join("pigsty"), Some(&keyring())).unwrap();

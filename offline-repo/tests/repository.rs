@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::Command;
 
 use offline_repo::digest::Sha256;
+use offline_repo::layout::Layout;
 use offline_repo::locking::LockRequest;
 use offline_repo::marker::{self, Marker};
 use offline_repo::repository::{Repository, diff};
-use support::repository::{built, built_for, bundled, content, keyring};
-use support::{NOW, Server, request};
+use support::repository::{built, built_as, built_for, bundled, content, keyring, served};
+use support::{NOW, request};
 
 fn has(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
@@ -158,23 +159,28 @@ fn apt(root: &Path, sources: &Path) -> Command {
 
 #[test]
 fn stock_apt_accepts_the_repository() {
+    stock_apt_accepts(Layout::Flat);
+}
+
+#[test]
+fn stock_apt_accepts_a_repository_with_a_pool() {
+    stock_apt_accepts(Layout::Pool);
+}
+
+fn stock_apt_accepts(layout: Layout) {
     if !has("apt-get") {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let published = built(dir.path());
+    let published = built_as(dir.path(), &request(), layout);
+    let repository = Repository::open(&published.path, Some(&keyring())).unwrap();
+    assert_eq!(repository.layout(), Some(layout));
+    assert!(repository.verify().unwrap().is_complete());
     let text = fs::read_to_string(dir.path().join("pigsty.sources")).unwrap();
-    let mut files = std::collections::HashMap::new();
-    for (path, _) in content(&published.path) {
-        files.insert(
-            format!("/pigsty/{path}"),
-            fs::read(published.path.join(&path)).unwrap(),
-        );
-    }
-    let server = Server::start(files);
+    let server = served(dir.path());
     for url in [
         format!("file:{}/", published.path.display()),
-        format!("{}/pigsty/", server.url),
+        format!("{server}/pigsty/"),
     ] {
         let root = tempfile::tempdir().unwrap();
         let sources = root.path().join("pigsty.sources");
@@ -183,6 +189,14 @@ fn stock_apt_accepts_the_repository() {
         assert!(
             !output.contains("W: ") || !output.contains("pigsty ./"),
             "{output}"
+        );
+        let lists: Vec<_> = content(&root.path().join("lists"))
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect();
+        assert!(
+            lists.iter().any(|name| name.ends_with("Packages")) || url.starts_with("file:"),
+            "{lists:?}"
         );
         let output = run(apt(root.path(), &sources).args([
             "-y",
@@ -203,18 +217,27 @@ fn stock_apt_accepts_the_repository() {
             "{output}"
         );
     }
-    // A repository that someone changed is refused.
-    let packages = published.path.join("Packages.xz");
-    let mut bytes = fs::read(&packages).unwrap();
-    bytes[30] ^= 1;
-    for path in [
-        packages,
-        published.path.join("Packages.gz"),
-        published.path.join("Packages"),
-    ] {
-        fs::write(path, &bytes).unwrap();
+    // By its digest an index is found while the one of that name is being replaced.
+    let index = published.path.join(match layout {
+        Layout::Flat => "",
+        Layout::Pool => "dists/trixie/main/binary-amd64",
+    });
+    let mut bytes = fs::read(index.join("Packages.xz")).unwrap();
+    for name in ["Packages.xz", "Packages.gz", "Packages"] {
+        fs::remove_file(index.join(name)).unwrap();
     }
-    fs::remove_dir_all(published.path.join("by-hash")).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let sources = root.path().join("pigsty.sources");
+    let entry = text.replace("http://h.pigsty/pigsty/", &format!("{server}/pigsty/"));
+    fs::write(&sources, entry).unwrap();
+    run(apt(root.path(), &sources).args(["update", "--error-on=any"]));
+
+    // A repository that someone changed is refused.
+    bytes[30] ^= 1;
+    for name in ["Packages.xz", "Packages.gz", "Packages"] {
+        fs::write(index.join(name), &bytes).unwrap();
+    }
+    fs::remove_dir_all(index.join("by-hash")).unwrap();
     let root = tempfile::tempdir().unwrap();
     let sources = root.path().join("pigsty.sources");
     fs::write(

@@ -73,6 +73,25 @@ impl Farrow {
         Self { command, ..plain }
     }
 
+    /// A shell script in such a network namespace, with `FARROW` as the binary. Needs root.
+    pub fn in_shell_without_network(world: &World, script: &str) -> Self {
+        let mut shell = Self::without_network(world, &[]);
+        let mut command = Command::new("unshare");
+        command
+            .args(["--net", "sh", "-c", script])
+            .current_dir(&world.root)
+            .env("FARROW", &world.binary)
+            .stdin(Stdio::null());
+        for (name, value) in shell.command.get_envs() {
+            if let Some(value) = value {
+                command.env(name, value);
+            }
+        }
+        shell.shown = "in a shell".into();
+        shell.command = command;
+        shell
+    }
+
     pub(crate) fn command_mut(&mut self) -> &mut Command {
         &mut self.command
     }

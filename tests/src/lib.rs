@@ -9,3 +9,4 @@ pub mod load;
 pub mod proxy;
 pub mod scenarios;
 pub mod world;
+pub mod yum;

@@ -29,7 +29,7 @@ fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
         .clone()
         .unwrap_or_else(|| out.join("repo").join(&recipe.repository));
     let repository = repository(session, &given)?;
-    let tools = stages::tools(session, stages::ToolsSource::Present)?;
+    let tools = stages::tools_for(session, &repository.path)?;
     let formats = match (&args.format[..], &recipe.image.formats[..]) {
         ([], []) => vec![ImageFormat::Raw],
         ([], of_recipe) => of_recipe.to_vec(),

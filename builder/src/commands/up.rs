@@ -37,7 +37,7 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
 
     let path = out.join(format!("{}.lock", recipe.name));
     let lock = locks::lock(session, &recipe, &path, &Upgrade::Nothing)?;
-    let repository = stages::repository(session, &recipe, &lock, &out)?;
+    let repository = stages::repository(session, &recipe, &lock, &Default::default(), &out)?;
     let tools = stages::tools(session, stages::ToolsSource::Archive)?;
     let credentials = out.join("credentials.json");
     deployment::write_credentials(&credentials, &loaded.deployment, &secret)?;

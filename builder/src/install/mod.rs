@@ -37,7 +37,7 @@ pub fn run(session: &Session, args: &InstallArgs) -> Result<()> {
     }
     let target =
         std::path::absolute(&args.target).map_err(|e| Diagnostic::io("find", &args.target, e))?;
-    let (path, placed) = place(session, &args.tarball, &target)?;
+    let (path, placed) = place(session, args, &target)?;
     let mut result = json!({"path": path, "repository": placed.word()});
     if args.group.is_empty() {
         session.say(&format!("{} {}", placed.word(), path.display()));
@@ -60,11 +60,17 @@ pub fn run(session: &Session, args: &InstallArgs) -> Result<()> {
 }
 
 /// Unpacks the bundle unless the repository is there, whole.
-fn place(session: &Session, tarball: &Path, target: &Path) -> Result<(PathBuf, Placed)> {
+fn place(session: &Session, args: &InstallArgs, target: &Path) -> Result<(PathBuf, Placed)> {
     session.stage("repository", |stage| {
         interrupt::clean_on_interrupt(target);
         let report = stages::archive_progress(stage);
-        let (path, placed) = offline_repo::placement::place(tarball, target, None, &report)?;
+        let (path, placed) = offline_repo::placement::place(
+            &args.tarball,
+            args.since.as_deref(),
+            target,
+            None,
+            &report,
+        )?;
         Ok(Done {
             reused: placed == Placed::LeftAlone,
             value: (path, placed),
@@ -210,6 +216,16 @@ fn steps(
     step("packages", &|stage| apt.install(&specifiers(rest), stage))
 }
 
+/// The suite that the entry beside a repository names; none for one that is a single folder.
+fn suite_of(sources: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(sources).ok()?;
+    let suite = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Suites: "))?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    (suite != "./" && suite.chars().all(plain)).then(|| suite.to_owned())
+}
+
 /// The source entry with the key in it; gives its path.
 fn write_source(repository: &Path) -> Result<PathBuf> {
     let name = repository.file_name().unwrap_or_default().to_string_lossy();
@@ -222,7 +238,8 @@ fn write_source(repository: &Path) -> Result<PathBuf> {
     }
     let key = repository.with_file_name(format!("{name}.asc"));
     let key = std::fs::read_to_string(&key).map_err(|e| Diagnostic::io("read", &key, e))?;
-    let text = offline_repo::metadata::sources(&format!("file:{shown}"), &key);
+    let suite = suite_of(&repository.with_file_name(format!("{name}.sources")));
+    let text = offline_repo::metadata::sources(&format!("file:{shown}"), suite.as_deref(), &key);
     let path = Path::new(SOURCES).join(format!("{name}.sources"));
     if std::fs::read_to_string(&path).is_ok_and(|found| found == text) {
         return Ok(path);

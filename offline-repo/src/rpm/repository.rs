@@ -15,8 +15,25 @@ use crate::repository::RepositoryPackage;
 /// No metadata file of an offline repository is larger, in bytes, packed or unpacked.
 const METADATA_LIMIT: u64 = 1 << 30;
 
-/// Packages of the repository in `root`; none if it is not for dnf. Everything that is read is compared with the marker.
+/// Packages of the repository in `root`, each of which must be there; none if it is not for dnf.
 pub(crate) fn packages(root: &Path, marker: &Marker) -> Result<Vec<RepositoryPackage>> {
+    let packages = listed(root, marker)?;
+    let is_there = |package: &RepositoryPackage| {
+        let metadata = package.path.symlink_metadata();
+        metadata.is_ok_and(|m| m.is_file() && m.len() == package.size)
+    };
+    match packages.iter().find(|package| !is_there(package)) {
+        None => Ok(packages),
+        Some(package) => {
+            let file = package.path.file_name().unwrap_or_default();
+            let message = format!("missing or wrong {}", file.to_string_lossy());
+            Err(incomplete(root, message))
+        }
+    }
+}
+
+/// Packages as the metadata lists them. Everything that is read is compared with the marker.
+pub(crate) fn listed(root: &Path, marker: &Marker) -> Result<Vec<RepositoryPackage>> {
     if marker.sha256(repodata::REPOMD).is_none() {
         return Ok(Vec::new());
     }
@@ -71,12 +88,6 @@ fn package(
             root,
             format!("its metadata and its marker do not agree on {name}"),
         ));
-    }
-    if !path
-        .symlink_metadata()
-        .is_ok_and(|m| m.is_file() && m.len() == size)
-    {
-        return Err(incomplete(root, format!("missing or wrong {file}")));
     }
     Ok(RepositoryPackage {
         name: name.to_string(),

@@ -7,10 +7,12 @@ use offline_repo::bundle::{Bundle, BundleOptions, bundle};
 use offline_repo::cache::Cache;
 use offline_repo::digest::Sha256;
 use offline_repo::fetch::{Fetched, fetch};
+use offline_repo::layout::Layout;
 use offline_repo::locking::{LockRequest, lock};
 use offline_repo::openpgp::Keyring;
 use offline_repo::progress::silent;
 use offline_repo::publish::{PublishOptions, Published, publish};
+use offline_repo::serve::{self, Site};
 
 use super::{NOW, Server, archive, archive_signer, client, repository_signer, request};
 
@@ -31,6 +33,7 @@ pub fn options() -> PublishOptions {
         groups: Default::default(),
         bases: Vec::new(),
         additions: Default::default(),
+        layout: Layout::Flat,
     }
 }
 
@@ -39,9 +42,16 @@ pub fn built(dir: &Path) -> Published {
 }
 
 pub fn built_for(dir: &Path, request: &LockRequest) -> Published {
+    built_as(dir, request, Layout::Flat)
+}
+
+pub fn built_as(dir: &Path, request: &LockRequest, layout: Layout) -> Published {
     publish(
         &fetched(dir, request),
-        &options(),
+        &PublishOptions {
+            layout,
+            ..options()
+        },
         &repository_signer(),
         dir,
         &silent,
@@ -85,4 +95,13 @@ pub fn content(dir: &Path) -> Vec<(String, Sha256)> {
     }
     found.sort();
     found
+}
+
+/// A server of a folder of repositories, until the test's process ends; its URL.
+pub fn served(path: &Path) -> String {
+    let site = Site::of_repositories(path).unwrap();
+    let server = serve::Server::bind(site, "127.0.0.1:0".parse().unwrap()).unwrap();
+    let url = format!("http://{}", server.address().unwrap());
+    std::thread::spawn(move || server.run(&|| false, |_| {}));
+    url
 }

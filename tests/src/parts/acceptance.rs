@@ -123,7 +123,7 @@ const TABLE: &[Row] = &[
         "cluster",
         "founding took the image's data folder",
         "node-1",
-        "journalctl -b -u patroni.service --no-pager | grep -q 'made /data/postgres/pg-test-17 from /usr/lib/farrow'",
+        "journalctl -b -t farrow-bootstrap --no-pager | grep -q 'made /data/postgres/pg-test-17 from /usr/lib/farrow'",
     ),
     (
         "cluster",

@@ -1,8 +1,11 @@
 //! Stock apt, in a minimal Debian 13 tree, with the tarball as its only source and no network.
 
+use std::process::Command;
+
 use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
 use e2e::world::World;
+use nix::unistd::geteuid;
 
 use super::refusals::bundle;
 
@@ -31,6 +34,55 @@ rm -rf /var/lib/apt/lists/*
 mkdir -p /var/lib/apt/lists/partial
 ! apt-get -q -o APT::Sandbox::User=root update --error-on=any
 "#;
+
+/// Run inside the tree, in a network of which only the loopback interface is up: over HTTP, as published.
+const OVER_HTTP: &str = r#"
+set -eu
+export DEBIAN_FRONTEND=noninteractive
+test "$(sed 1,2d /proc/net/dev | cut -d: -f1 | tr -d ' ')" = lo
+rm -rf /var/lib/apt/lists/*
+mkdir -p /var/lib/apt/lists/partial
+sed -i 's#^URIs:.*#URIs: http://127.0.0.1:8080/pigsty/#' /etc/apt/sources.list.d/pigsty.sources
+apt-get -q -o APT::Sandbox::User=root update --error-on=any
+apt-get -q -o APT::Sandbox::User=root install -y --no-install-recommends prometheus
+dpkg --audit
+dpkg-query -W -f '${Package} ${db:Status-Status}\n' prometheus
+"#;
+
+/// Serves and installs in a network namespace of its own; needs root and the host's `ip`.
+const SERVED: &str = r#"
+set -eu
+ip link set lo up
+"$FARROW" repo serve "$WWW" --listen 127.0.0.1:8080 -v 2>"$LOG" &
+server=$!
+trap 'kill -INT "$server"; wait "$server"' EXIT
+sleep 1
+"$FARROW" tools --network --root "$TREE" -- sh -c "$SCRIPT"
+"#;
+
+/// `repo serve` and real apt, with no other way out.
+fn over_http(world: &World, www: &str, tree: &str) -> Result<()> {
+    let has_ip = Command::new("ip").arg("-V").output().is_ok();
+    if !geteuid().is_root() || !has_ip {
+        println!("    SKIPPED: apt over HTTP, which needs root and the host's ip(8)");
+        return Ok(());
+    }
+    let log = world.root.join("scratch/apt/serve.log");
+    let outcome = Farrow::in_shell_without_network(world, SERVED)
+        .env("WWW", www)
+        .env("TREE", tree)
+        .env("LOG", &log)
+        .env("SCRIPT", OVER_HTTP)
+        .succeed()?;
+    ensure!(
+        outcome.stdout.contains("prometheus installed"),
+        "{}",
+        outcome.stdout
+    );
+    let log = std::fs::read_to_string(&log)?;
+    ensure!(log.contains("/by-hash/SHA256/"), "{log}");
+    Ok(())
+}
 
 /// Installs `postgresql-17 patroni haproxy` from the tarball alone, signatures checked.
 pub fn install_from_bundle(world: &World) -> Result<()> {
@@ -82,7 +134,9 @@ pub fn install_from_bundle(world: &World) -> Result<()> {
             outcome.stdout
         );
     }
+    over_http(world, &www, &tree)?;
     inside(TAMPERED).succeed()?;
+    repaired(world, &www, &whole)?;
     Farrow::new(
         world,
         &[
@@ -97,4 +151,22 @@ pub fn install_from_bundle(world: &World) -> Result<()> {
     )
     .succeed()?;
     Ok(())
+}
+
+/// The changed index is named, and restored from the tarball.
+fn repaired(world: &World, www: &str, bundle: &str) -> Result<()> {
+    let path = format!("{www}/pigsty");
+    let outcome = Farrow::new(world, &["repo", "verify", &path]).run()?;
+    outcome.expect_refusal(1, &["FR-REPO-INCOMPLETE", "--repair"])?;
+    ensure!(outcome.stdout == "wrong: InRelease\n", "{}", outcome.stdout);
+    let repair = ["repo", "verify", &path, "--repair", "--from", bundle];
+    let outcome = Farrow::new(world, &repair).succeed()?;
+    ensure!(
+        outcome.stdout.starts_with("restored: InRelease (bundle)\n"),
+        "{}",
+        outcome.stdout
+    );
+    Farrow::new(world, &["repo", "verify", &path])
+        .succeed()
+        .map(drop)
 }

@@ -60,8 +60,8 @@ const OWN_TARGETS: &str = "# the administrator's\n[]\n";
 /// A source that cannot be reached.
 const UNREACHABLE: &str = "deb http://192.0.2.1/debian trixie main\n";
 
-/// What runs, listens, is enabled, and which clusters there are: the same before and after the installation. A package that
-/// makes something as another user has a session for it, which lasts some seconds.
+/// What runs, listens, is enabled, and which clusters there are: the same before and after the installation. Sessions of
+/// users, which a package's script may open and which end by themselves, are no services.
 const STATE: &str = "systemctl list-units --no-legend --plain --type=service,socket,timer --state=active | cut -d' ' -f1 | grep -v ^user | sort
 systemctl list-unit-files --no-legend --state=enabled | cut -d' ' -f1 | sort; ss -Hltun
 ls -d /etc/postgresql/*/* /var/lib/postgresql/*/* /etc/systemd/system/*.wants/* 2>/dev/null | sort";

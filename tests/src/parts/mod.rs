@@ -15,6 +15,7 @@ mod starts;
 mod trio;
 mod trust;
 mod unprivileged;
+mod yum;
 
 use e2e::figures;
 use nix::unistd::geteuid;
@@ -54,6 +55,12 @@ pub fn in_order() -> Vec<Part> {
             install::air_gapped,
             "root, who may start containers",
         ),
+        part(
+            "stock_dnf_installs_from_the_repository_alone",
+            yum::build_and_install,
+        ),
+        part("closures_of_rpm_packages_equal_dnf_s", yum::closures),
+        part("rpm_versions_are_ordered_as_rpm_does", yum::versions),
         part(
             "the_image_holds_nothing_individual_or_secret",
             image::nothing_secret,
