@@ -156,10 +156,15 @@ impl BundleFile {
         };
         let input = BufReader::with_capacity(1 << 20, counting);
         let limit = self.size * EXPANSION_LIMIT + EXPANSION_ALLOWANCE;
-        read_members(input, name, limit, each).map_err(|refusal| match refusal {
+        let contents = read_members(input, name, limit, each).map_err(|refusal| match refusal {
             Refusal::Bundle(message) => self.explain(message),
             Refusal::Place(error) => error,
-        })
+        })?;
+        // A volume that is not as listed is named, rather than the files in it.
+        if self.volumes.is_some() {
+            self.check(&contents)?;
+        }
+        Ok(contents)
     }
 }
 

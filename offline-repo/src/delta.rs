@@ -148,7 +148,7 @@ fn copy_from_bundle(
         let first = root.join(first);
         place(content, &first)?;
         targets.try_for_each(|other| {
-            let copy = |mut file| place(&mut file, &root.join(other));
+            let copy = |mut file: File| place(&mut file, &root.join(other));
             File::open(&first)
                 .map_err(|e| Error::io("open", &first, e))
                 .and_then(copy)
