@@ -39,36 +39,31 @@ pub struct Component {
     pub file: String,
     /// SHA-256 of the file.
     pub sha256: Sha256,
-    /// Type of the package URL, with a namespace where one is known: "deb/debian", "rpm".
+    /// Type and namespace of the package URL: "deb/debian".
     pub family: String,
 }
 
 impl Component {
-    /// A package of a repository.
-    pub fn of(package: &RepositoryPackage) -> Self {
+    /// A Debian package of a repository.
+    pub fn of_debian(package: &RepositoryPackage) -> Self {
         let file = package.path.file_name().unwrap_or_default();
-        let is_rpm = package.path.extension().is_some_and(|e| e == "rpm");
         Component {
             name: package.name.clone(),
             version: package.version.clone(),
             architecture: package.architecture.clone(),
             file: file.to_string_lossy().into_owned(),
             sha256: package.sha256,
-            family: if is_rpm { "rpm" } else { "deb/debian" }.into(),
+            family: "deb/debian".into(),
         }
     }
 
-    /// The package URL: `pkg:deb/debian/NAME@VERSION?arch=ARCH`, `pkg:rpm/NAME@VERSION?arch=ARCH&epoch=N`.
+    /// The package URL, `pkg:deb/debian/NAME@VERSION?arch=ARCH`.
     pub fn purl(&self) -> String {
-        let (version, epoch) = match self.version.split_once(':') {
-            Some((epoch, version)) if self.family == "rpm" => (version, format!("&epoch={epoch}")),
-            _ => (self.version.as_str(), String::new()),
-        };
         format!(
-            "pkg:{}/{}@{}?arch={}{epoch}",
+            "pkg:{}/{}@{}?arch={}",
             self.family,
             encode(&self.name),
-            encode(version),
+            encode(&self.version),
             encode(&self.architecture)
         )
     }
@@ -234,11 +229,6 @@ mod tests {
         ] {
             assert_eq!(component(name, version).purl(), expected);
         }
-        let rpm = Component {
-            family: "rpm".into(),
-            ..component("alpha", "2:1.0-3")
-        };
-        assert_eq!(rpm.purl(), "pkg:rpm/alpha@1.0-3?arch=amd64&epoch=2");
     }
 
     #[test]
