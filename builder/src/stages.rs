@@ -1,15 +1,14 @@
 //! The stages of a build, each reused when nothing that it depends on has changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod repository;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bootstrap::Catalogue;
 use images::tools::ToolsTree;
-use offline_repo::additions::Additions;
 use offline_repo::archive::Upstream;
-use offline_repo::bundle::{self, BundleForm, BundleOptions};
 use offline_repo::cache::Cache;
-use offline_repo::delta;
 use offline_repo::digest::Sha256;
 use offline_repo::fetch::Fetched;
 use offline_repo::http::{self, Client};
@@ -19,32 +18,19 @@ use offline_repo::marker;
 use offline_repo::mirror::Mirrors;
 use offline_repo::openpgp::Keyring;
 use offline_repo::progress::Progress;
-use offline_repo::publish::{self, PublishOptions};
+use offline_repo::publish;
 use offline_repo::repository::{Repository, RepositoryPackage};
 use offline_repo::sbom::{self, Component, Subject};
-use offline_repo::signer::Signer;
 
 use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::interrupt;
 use crate::locks;
-use crate::own_packages;
-use crate::recipe::{self, Recipe, UpstreamKind};
-use crate::session::{Done, Session, Stage, digest_file};
+use crate::recipe::{self, Recipe};
+use crate::session::{Done, Session, Stage};
 
-/// User id of the signing key that farrow makes when there is none.
-const KEY_USER: &str = "Farrow repository signing key";
-
-/// A repository with its tarball.
-pub struct BuiltRepository {
-    /// The folder.
-    pub path: PathBuf,
-    /// The tarball.
-    pub bundle: PathBuf,
-    /// SHA-256 of the manifest: the repository's identity.
-    pub manifest_sha256: String,
-}
+pub use repository::{RepositoryForm, repository};
 
 /// What `repo verify` found.
 pub struct Verified {
@@ -119,251 +105,12 @@ pub fn catalogue() -> Result<Catalogue> {
         .map_err(|error| Diagnostic::failed(error.code(), error.to_string()))
 }
 
-/// The repository's signing key, made at the first use; it never lies in a cache or in what is made.
-fn signer(session: &Session) -> Result<Signer> {
-    let path = session.paths.signing_key();
-    if !path.exists() {
-        Signer::generate(KEY_USER)?.save(&path)?;
-    }
-    Ok(Signer::load(&path)?)
-}
-
 /// The time in everything that is made: `SOURCE_DATE_EPOCH`, else the newest index date of the lock.
 pub fn epoch(lock: &Lock) -> u64 {
     let given = std::env::var("SOURCE_DATE_EPOCH")
         .ok()
         .and_then(|text| text.parse().ok());
     given.unwrap_or_else(|| lock.epoch())
-}
-
-/// What a repository and its tarball are to be beside the usual.
-#[derive(Debug, Clone, Default)]
-pub struct RepositoryForm {
-    /// With the packages of the tools tree, so that images can be baked from it alone.
-    pub tools: bool,
-    /// The tarball in volumes of so many bytes.
-    pub split: Option<u64>,
-    /// The tarball with only what this repository or tarball lacks.
-    pub since: Option<PathBuf>,
-}
-
-/// Fetches what is missing, publishes the repository and packs the tarball below `out`.
-pub fn repository(
-    session: &Session,
-    recipe: &Recipe,
-    lock: &Lock,
-    form: &RepositoryForm,
-    out: &Path,
-) -> Result<BuiltRepository> {
-    let signer = signer(session)?;
-    let additions = own_packages::additions(recipe, lock)?;
-    let repo_dir = out.join("repo");
-    interrupt::clean_on_interrupt(&repo_dir);
-    interrupt::clean_on_interrupt(out);
-    let path = repo_dir.join(&recipe.repository);
-    let tools = match form.tools {
-        true => Some(fetched_tools(session)?),
-        false => None,
-    };
-    let found = session.stage("repository-check", |_| {
-        let found = reusable(&path, recipe, lock, &additions, tools.as_ref(), &signer);
-        Ok(Done::reused(found))
-    })?;
-    let manifest = match found {
-        Some(manifest) => manifest,
-        None => publish(
-            session,
-            recipe,
-            lock,
-            additions,
-            tools.as_ref(),
-            &signer,
-            &repo_dir,
-        )?,
-    };
-    let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
-    session.add_artifact("repository", &path, &manifest, bytes);
-    let bundle = pack(session, recipe, lock, form, &path, &manifest, out)?;
-    for (kind, ending) in [("sbom-spdx", "spdx.json"), ("sbom-cyclonedx", "cdx.json")] {
-        let file = out.join(format!("{}.{ending}", recipe.repository));
-        write_file(
-            &file,
-            sbom(&path, lock, kind == "sbom-spdx")?.as_bytes(),
-            0o644,
-        )?;
-        session.add_file(kind, &file)?;
-    }
-    Ok(BuiltRepository {
-        path,
-        bundle,
-        manifest_sha256: manifest,
-    })
-}
-
-/// The manifest's digest of a repository that is complete, signed by this key, and holds what the lock and this program
-/// say.
-fn reusable(
-    path: &Path,
-    recipe: &Recipe,
-    lock: &Lock,
-    additions: &Additions,
-    tools: Option<&Fetched>,
-    signer: &Signer,
-) -> Option<String> {
-    let keyring = signer.public_key().and_then(|key| key.keyring()).ok()?;
-    let repository = Repository::open(path, Some(&keyring)).ok()?;
-    let here: BTreeSet<(&str, &str, String)> = repository
-        .packages()
-        .iter()
-        .map(|package| {
-            (
-                package.name.as_str(),
-                package.version.as_str(),
-                package.sha256.to_string(),
-            )
-        })
-        .collect();
-    let locked = lock.packages.iter().map(|package| {
-        (
-            package.name.as_str(),
-            package.version.as_str(),
-            package.sha256.to_string(),
-        )
-    });
-    let own = additions.packages.iter().map(|package| {
-        let sha256 = Sha256::of(&package.content).to_string();
-        (package.name.as_str(), package.version.as_str(), sha256)
-    });
-    let wanted = locked.chain(own).collect();
-    // A repository without Debian packages has no proofs.
-    let is_proved = match repository.document().ok()? {
-        Some(document) => document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?),
-        None => recipe.kind == UpstreamKind::Rpm,
-    };
-    let tools_lock = tools.map(|tools| Sha256::of(tools.lock().to_text().as_bytes()));
-    let complete = here == wanted
-        && is_proved
-        && repository
-            .layout()
-            .is_none_or(|layout| layout == recipe.layout)
-        && repository.tools_lock() == tools_lock
-        && repository.verify().ok()?.is_complete();
-    complete.then(|| repository.manifest().to_string())
-}
-
-fn publish(
-    session: &Session,
-    recipe: &Recipe,
-    lock: &Lock,
-    additions: Additions,
-    tools: Option<&Fetched>,
-    signer: &Signer,
-    repo_dir: &Path,
-) -> Result<String> {
-    let cache = Cache::new(&session.paths.cache);
-    interrupt::clean_on_interrupt(&session.paths.cache);
-    let fetched = session.stage("fetch", |stage| {
-        let missing = offline_repo::fetch::FetchPlan::new(lock, &cache);
-        let reused = missing.is_empty();
-        let fetched =
-            offline_repo::fetch::fetch(lock, &client(session)?, &cache, &archive_progress(stage))?;
-        Ok(Done {
-            value: fetched,
-            reused,
-        })
-    })?;
-    session.stage("repository", |stage| {
-        let options = PublishOptions {
-            name: recipe.repository.clone(),
-            codename: recipe.distribution.suite.clone(),
-            epoch: epoch(lock),
-            url: None,
-            groups: recipe.packages.clone(),
-            bases: locks::bases(recipe, lock)?,
-            additions,
-            layout: recipe.layout,
-        };
-        let published = publish::publish_with_tools(
-            &fetched,
-            tools,
-            &options,
-            signer,
-            repo_dir,
-            &archive_progress(stage),
-        )?;
-        Ok(Done::made(published.manifest.to_string()))
-    })
-}
-
-/// The tarball, with a `.sha256` file beside it that also names the manifest it was packed from.
-fn pack(
-    session: &Session,
-    recipe: &Recipe,
-    lock: &Lock,
-    form: &RepositoryForm,
-    repository: &Path,
-    manifest: &str,
-    out: &Path,
-) -> Result<PathBuf> {
-    let options = BundleOptions {
-        version: env!("CARGO_PKG_VERSION").into(),
-        codename: recipe.distribution.suite.clone(),
-        architecture: recipe.architecture.clone(),
-        epoch: epoch(lock),
-    };
-    if form.split.is_some() || form.since.is_some() {
-        return pack_as(session, form, &options, repository, out);
-    }
-    let name = bundle::file_name(&recipe.repository, &options);
-    let path = out.join(&name);
-    let sums = out.join(format!("{name}.sha256"));
-    let (sha256, size) = session.stage("bundle", |stage| {
-        if path.exists() {
-            let (sha256, size) = digest_file(&path)?;
-            if std::fs::read_to_string(&sums)
-                .is_ok_and(|text| text == sums_text(manifest, &sha256, &name))
-            {
-                return Ok(Done::reused((sha256, size)));
-            }
-        }
-        let made = bundle::bundle(repository, &options, out, &archive_progress(stage))?;
-        let sha256 = made.sha256.to_string();
-        write_file(&sums, sums_text(manifest, &sha256, &name).as_bytes(), 0o644)?;
-        Ok(Done::made((sha256, made.size)))
-    })?;
-    session.add_artifact("bundle", &path, &sha256, size);
-    Ok(path)
-}
-
-/// A delta, or volumes: made anew each time.
-fn pack_as(
-    session: &Session,
-    form: &RepositoryForm,
-    options: &BundleOptions,
-    repository: &Path,
-    out: &Path,
-) -> Result<PathBuf> {
-    let made = session.stage("bundle", |stage| {
-        let progress = archive_progress(stage);
-        let since = match &form.since {
-            Some(old) => Some(delta::marker_of(old, &progress)?),
-            None => None,
-        };
-        let form = BundleForm {
-            split: form.split,
-            since: since.as_ref(),
-        };
-        let made = bundle::bundle_as(repository, options, form, out, &progress)?;
-        Ok(Done::made(made))
-    })?;
-    for volume in &made.volumes {
-        session.add_file("bundle-volume", volume)?;
-    }
-    match made.volumes.is_empty() {
-        true => session.add_artifact("bundle", &made.path, &made.sha256.to_string(), made.size),
-        false => session.add_file("bundle-volumes", &made.path)?,
-    }
-    Ok(made.path)
 }
 
 /// The bill of materials of a repository, in SPDX or in CycloneDX.
@@ -379,15 +126,11 @@ pub fn sbom(path: &Path, lock: &Lock, is_spdx: bool) -> Result<String> {
         tool: ("farrow".into(), env!("CARGO_PKG_VERSION").into()),
     };
     let packages = repository.packages().iter();
-    let components: Vec<Component> = packages.map(Component::of_debian).collect();
+    let components: Vec<Component> = packages.map(Component::of).collect();
     Ok(match is_spdx {
         true => sbom::spdx(&subject, &components),
         false => sbom::cyclonedx(&subject, &components),
     })
-}
-
-fn sums_text(manifest: &str, sha256: &str, name: &str) -> String {
-    format!("# manifest-sha256: {manifest}\n{sha256}  {name}\n")
 }
 
 /// Checks a repository folder, or a tarball, against its marker. With keys, one of them must have signed it.

@@ -39,31 +39,36 @@ pub struct Component {
     pub file: String,
     /// SHA-256 of the file.
     pub sha256: Sha256,
-    /// Type and namespace of the package URL: "deb/debian".
+    /// Type of the package URL, with a namespace where one is known: "deb/debian", "rpm".
     pub family: String,
 }
 
 impl Component {
-    /// A Debian package of a repository.
-    pub fn of_debian(package: &RepositoryPackage) -> Self {
+    /// A package of a repository.
+    pub fn of(package: &RepositoryPackage) -> Self {
         let file = package.path.file_name().unwrap_or_default();
+        let is_rpm = package.path.extension().is_some_and(|e| e == "rpm");
         Component {
             name: package.name.clone(),
             version: package.version.clone(),
             architecture: package.architecture.clone(),
             file: file.to_string_lossy().into_owned(),
             sha256: package.sha256,
-            family: "deb/debian".into(),
+            family: if is_rpm { "rpm" } else { "deb/debian" }.into(),
         }
     }
 
-    /// The package URL, `pkg:deb/debian/NAME@VERSION?arch=ARCH`.
+    /// The package URL: `pkg:deb/debian/NAME@VERSION?arch=ARCH`, `pkg:rpm/NAME@VERSION?arch=ARCH&epoch=N`.
     pub fn purl(&self) -> String {
+        let (version, epoch) = match self.version.split_once(':') {
+            Some((epoch, version)) if self.family == "rpm" => (version, format!("&epoch={epoch}")),
+            _ => (self.version.as_str(), String::new()),
+        };
         format!(
-            "pkg:{}/{}@{}?arch={}",
+            "pkg:{}/{}@{}?arch={}{epoch}",
             self.family,
             encode(&self.name),
-            encode(&self.version),
+            encode(version),
             encode(&self.architecture)
         )
     }
@@ -229,6 +234,11 @@ mod tests {
         ] {
             assert_eq!(component(name, version).purl(), expected);
         }
+        let rpm = Component {
+            family: "rpm".into(),
+            ..component("alpha", "2:1.0-3")
+        };
+        assert_eq!(rpm.purl(), "pkg:rpm/alpha@1.0-3?arch=amd64&epoch=2");
     }
 
     #[test]
