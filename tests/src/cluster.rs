@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::fleet::Fleet;
-use crate::load::{self, Account, Load, Seen, Target, wait_primary};
+use crate::load::{self, Account, Load, PACE, Pace, Seen, Target, wait_primary};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -24,6 +24,8 @@ pub struct Cluster<'a> {
     pub members: Vec<(String, String)>,
     /// Whether it is green only with a synchronous replica (`rpo = 0`); without one nobody may take over.
     pub synchronous: bool,
+    /// How often it is used.
+    pub pace: Pace,
 }
 
 /// What clients saw while something happened.
@@ -66,6 +68,7 @@ impl<'a> Cluster<'a> {
             limit,
             members,
             synchronous: false,
+            pace: PACE,
         };
         let primary = made.primary()?;
         made.query(&primary, 5433, "create table load(id bigint primary key)")?;
@@ -94,7 +97,7 @@ impl<'a> Cluster<'a> {
 
     /// The machine that leads; waits until there is one.
     pub fn primary(&self) -> Result<String> {
-        wait_primary(&self.targets(8008)?, self.limit)
+        wait_primary(&self.targets(8008)?, self.pace, self.limit)
     }
 
     /// Runs SQL through a port of a machine; gives the rows, with fields divided by `|`.
@@ -128,7 +131,7 @@ impl<'a> Cluster<'a> {
     /// Role and state of each member, as the one that leads tells them.
     pub fn states(&self) -> Result<Vec<(String, String)>> {
         let rest = self.targets(8008)?;
-        let leaders = load::primaries(&rest);
+        let leaders = load::primaries(&rest, self.pace);
         let leader = rest.iter().find(|target| leaders.contains(&target.node));
         let document: Value = load::patroni(leader.context("nobody leads")?, "cluster")?;
         let members = document["members"].as_array().context("members")?;
@@ -169,11 +172,18 @@ impl<'a> Cluster<'a> {
         let first_id = round * 1_000_000_000;
         let (writers, readers) = (self.targets(5433)?, self.targets(5434)?);
         let rest = self.targets(8008)?;
-        let load = Load::start(&self.account, &writers, &readers, &rest, first_id)?;
-        std::thread::sleep(load::SETTLED);
+        let load = Load::start(
+            &self.account,
+            &writers,
+            &readers,
+            &rest,
+            first_id,
+            self.pace,
+        )?;
+        std::thread::sleep(self.pace.settled);
         let from = load.now();
         let outcome = act();
-        std::thread::sleep(load::SETTLED);
+        std::thread::sleep(self.pace.settled);
         let seen = load.finish()?;
         outcome?;
         let leader = self.primary()?;

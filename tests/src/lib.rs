@@ -7,6 +7,7 @@ pub mod figures;
 pub mod fleet;
 pub mod load;
 pub mod proxy;
+pub mod roots;
 pub mod scenarios;
 pub mod world;
 pub mod yum;

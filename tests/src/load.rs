@@ -12,16 +12,42 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-/// Between two statements of a client.
-const PAUSE: Duration = Duration::from_millis(200);
-/// After this a client gives a statement or a connection up: what was sent into a machine without power never answers.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How often clients do something, and how long they wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Between two statements of a client.
+    pub pause: Duration,
+    /// After this a client gives a statement or a connection up: what was sent into a machine without power never answers.
+    pub patience: Duration,
+    /// Between two looks at who answers `/primary`.
+    pub look: Duration,
+    /// How long such an answer may take.
+    pub answer: Duration,
+    /// How long clients run before something is done to the machines, and after it.
+    pub settled: Duration,
+}
+
+/// For machines that have the host's speed.
+pub const PACE: Pace = Pace {
+    pause: Duration::from_millis(200),
+    patience: Duration::from_secs(4),
+    look: Duration::from_millis(500),
+    answer: Duration::from_secs(1),
+    settled: Duration::from_secs(4),
+};
+
+/// For emulated machines, which take a second of processor time to accept a connection with TLS and a password: clients
+/// that ask more often would measure themselves.
+pub const EMULATED_PACE: Pace = Pace {
+    pause: Duration::from_secs(1),
+    patience: Duration::from_secs(10),
+    look: Duration::from_secs(3),
+    answer: Duration::from_secs(10),
+    settled: Duration::from_secs(15),
+};
+
 /// The same for a test's own questions, to machines that are emulated.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
-/// How long clients run before something is done to the machines, and after it.
-pub const SETTLED: Duration = Duration::from_secs(4);
-/// Between two looks at who answers `/primary`.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// Where a client connects.
 #[derive(Debug, Clone)]
@@ -97,6 +123,7 @@ impl Load {
         readers: &[Target],
         rest: &[Target],
         first_id: i64,
+        pace: Pace,
     ) -> Result<Self> {
         let started = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
@@ -105,6 +132,7 @@ impl Load {
                 account: account.clone(),
                 target: target.clone(),
                 tls: tls(&account.ca)?,
+                pace,
                 started,
                 stop: Arc::clone(&stop),
             };
@@ -120,7 +148,7 @@ impl Load {
             .map(|target| spawn(target, None))
             .collect::<Result<_>>()?;
         let (rest, stopped) = (rest.to_vec(), Arc::clone(&stop));
-        let watcher = std::thread::spawn(move || watch(&rest, started, &stopped));
+        let watcher = std::thread::spawn(move || watch(&rest, pace, started, &stopped));
         Ok(Load {
             started,
             stop,
@@ -270,7 +298,7 @@ pub fn patroni(target: &Target, path: &str) -> Result<serde_json::Value> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::blocking::Client::builder()
         .danger_accept_invalid_certs(true)
-        .timeout(PATIENCE)
+        .timeout(LONG_PATIENCE)
         .build()?;
     let url = format!("https://{}/{path}", target.address);
     Ok(serde_json::from_str(&client.get(url).send()?.text()?)?)
@@ -280,6 +308,7 @@ struct Client {
     account: Account,
     target: Target,
     tls: MakeRustlsConnect,
+    pace: Pace,
     started: Instant,
     stop: Arc<AtomicBool>,
 }
@@ -304,7 +333,7 @@ impl Client {
             {
                 log.errors += 1;
             }
-            std::thread::sleep(PAUSE / 2);
+            std::thread::sleep(self.pace.pause / 2);
         }
         log
     }
@@ -312,7 +341,7 @@ impl Client {
     /// One connection, until it fails or the load ends.
     async fn session(&self, log: &mut Log, next_id: &mut Option<i64>) -> Result<()> {
         let config = connection(&self.account, &self.target);
-        let connected = tokio::time::timeout(PATIENCE, config.connect(self.tls.clone()));
+        let connected = tokio::time::timeout(self.pace.patience, config.connect(self.tls.clone()));
         let (client, connection) = connected.await??;
         let driver = tokio::spawn(connection);
         let outcome = self.statements(&client, log, next_id).await;
@@ -333,12 +362,13 @@ impl Client {
                     // An id is used once: a statement without answer may have been carried out.
                     *id += 1;
                     let insert = format!("insert into load values ({row})");
-                    tokio::time::timeout(PATIENCE, client.simple_query(&insert)).await??;
+                    tokio::time::timeout(self.pace.patience, client.simple_query(&insert))
+                        .await??;
                     log.done.push((self.now(), row));
                 }
                 None => {
                     let ask = client.simple_query("select pg_is_in_recovery()");
-                    let rows = tokio::time::timeout(PATIENCE, ask).await??;
+                    let rows = tokio::time::timeout(self.pace.patience, ask).await??;
                     let standby = rows.iter().find_map(|message| match message {
                         tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
                         _ => None,
@@ -349,7 +379,7 @@ impl Client {
                     log.done.push((self.now(), 0));
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(self.pace.pause).await;
         }
         Ok(())
     }
@@ -360,10 +390,10 @@ impl Client {
 }
 
 /// Who answers `/primary` with 200. Only that counts here, so the certificate is not looked at.
-pub fn primaries(rest: &[Target]) -> Vec<String> {
+pub fn primaries(rest: &[Target], pace: Pace) -> Vec<String> {
     let Ok(client) = reqwest::blocking::Client::builder()
         .danger_accept_invalid_certs(true)
-        .timeout(Duration::from_secs(1))
+        .timeout(pace.answer)
         .build()
     else {
         return Vec::new();
@@ -388,29 +418,29 @@ pub fn primaries(rest: &[Target]) -> Vec<String> {
     found.into_iter().flatten().collect()
 }
 
-fn watch(rest: &[Target], started: Instant, stop: &AtomicBool) -> Primaries {
+fn watch(rest: &[Target], pace: Pace, started: Instant, stop: &AtomicBool) -> Primaries {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut log = Primaries::default();
     while !stop.load(Ordering::SeqCst) {
         let at = started.elapsed().as_secs_f64();
-        log.seen.push((at, primaries(rest)));
-        std::thread::sleep(LOOK);
+        log.seen.push((at, primaries(rest, pace)));
+        std::thread::sleep(pace.look);
     }
     log
 }
 
 /// Waits until exactly one machine says that it is primary; gives its name.
-pub fn wait_primary(rest: &[Target], limit: Duration) -> Result<String> {
+pub fn wait_primary(rest: &[Target], pace: Pace, limit: Duration) -> Result<String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let started = Instant::now();
     loop {
-        let found = primaries(rest);
+        let found = primaries(rest, pace);
         if let [one] = &found[..] {
             return Ok(one.clone());
         }
         if started.elapsed() > limit {
             bail!("after {} s the primaries are {found:?}", limit.as_secs());
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(pace.look);
     }
 }

@@ -239,14 +239,15 @@ pub const SYNCHRONOUS: &[Scenario] = &[
     ISOLATED_PRIMARY,
 ];
 
-/// What is done to emulated machines, which take minutes to start: the one that lost its power first comes back with the rest.
+/// What is done to emulated machines: the one that lost its power first comes back with the rest. They take up to 300 s to
+/// start, and the former primary is rewound meanwhile, by then against a busy cluster.
 pub const EMULATED: &[Scenario] = &[
     Scenario {
         undo: None,
         ..CUT_PRIMARY
     },
     Scenario {
-        bar: 400.0,
+        bar: 500.0,
         ..ALL_OFF
     },
 ];

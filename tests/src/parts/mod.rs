@@ -10,6 +10,7 @@ mod interrupts;
 mod platform;
 mod refusals;
 mod reproducible;
+mod roots;
 mod scaling;
 mod starts;
 mod trio;
@@ -70,6 +71,7 @@ pub fn in_order() -> Vec<Part> {
             image::flipped_byte,
         ),
         part("two_bakes_give_the_same_bytes", reproducible::two_bakes),
+        part("roots_are_what_dpkg_makes", roots::faithful),
         root_part(
             "a_plain_user_can_bake_and_plan",
             unprivileged::bake_and_plan,
