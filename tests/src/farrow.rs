@@ -226,7 +226,10 @@ pub fn temporaries(dir: &Path) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            if name.starts_with(".tmp") || name.contains(".partial") || name.starts_with(".farrow-")
+            if [".tmp", ".farrow-", ".unfinished"]
+                .iter()
+                .any(|begin| name.starts_with(begin))
+                || name.contains(".partial")
             {
                 found.push(entry.path());
             } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) && name != "trees" {

@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod apt;
+mod bake_kills;
 mod containers;
 mod failover;
 mod image;
@@ -72,6 +73,10 @@ pub fn in_order() -> Vec<Part> {
         ),
         part("two_bakes_give_the_same_bytes", reproducible::two_bakes),
         part("roots_are_what_dpkg_makes", roots::faithful),
+        part(
+            "a_killed_bake_leaves_nothing_and_goes_on",
+            bake_kills::killed,
+        ),
         root_part(
             "a_plain_user_can_bake_and_plan",
             unprivileged::bake_and_plan,
