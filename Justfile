@@ -27,6 +27,10 @@ bench-fleet *ARGS:
 soak *ARGS:
     cargo run --release -p e2e --bin soak -- {{ARGS}}
 
+# Every reader of outside input under libFuzzer for so many seconds each, into docs/soak.md; needs a C++ compiler.
+fuzz SECONDS="600":
+    FARROW_FUZZ_SECONDS={{SECONDS}} cargo run --release -p e2e --bin soak -- fuzz
+
 # Speed of everything that has to do with repositories, beside apt, aptly, curl and sha256sum, on a loopback mirror.
 bench-repo *ARGS:
     cargo build --release --workspace --bins

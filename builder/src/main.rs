@@ -8,6 +8,9 @@ mod control;
 mod deployment;
 mod diagnostic;
 mod embedded;
+#[cfg(test)]
+#[path = "../tests/golden/mod.rs"]
+mod golden;
 mod install;
 mod interrupt;
 mod locks;

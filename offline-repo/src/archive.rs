@@ -4,9 +4,9 @@ use crate::cache::Cache;
 use crate::compression::{self, Codec};
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
-use crate::fetch::escape;
 use crate::http::{Client, Expected};
 use crate::openpgp::Keyring;
+use crate::percent;
 use crate::release::{ListedFile, Release};
 
 /// Debian's largest InRelease has 140 kB.
@@ -72,6 +72,8 @@ pub struct PackagesFile {
     pub sha256: Sha256,
     /// Text.
     pub text: String,
+    /// Digest of the text if it was unpacked just now; the caller may keep it ([`Cache::keep_unpacked`]).
+    pub unpacked: Option<Sha256>,
 }
 
 /// Fetches and verifies the InRelease of a suite, for use at the time `now`.
@@ -147,10 +149,10 @@ pub fn fetch_suite(
 /// whether they have the same. By its digest the file is there even while a mirror is being updated.
 fn index_urls(signed: &SignedRelease, path: &str, sha256: &Sha256) -> Vec<String> {
     let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-    let by_hash = format!("{}/by-hash/SHA256/{sha256}", escape(folder));
+    let by_hash = format!("{}/by-hash/SHA256/{sha256}", percent::path(folder));
     let names = match signed.release.by_hash {
-        true => vec![by_hash, escape(path)],
-        false => vec![escape(path)],
+        true => vec![by_hash, percent::path(path)],
+        false => vec![percent::path(path)],
     };
     let others = signed
         .folders
@@ -180,22 +182,22 @@ pub fn fetch_packages(
             url: shown,
             wanted: wanted.clone(),
         })?;
-    let url = format!("{}{}", signed.folder(), escape(&path));
+    let url = format!("{}{}", signed.folder(), percent::path(&path));
     let origin = crate::http::redact(&url);
     // Release files list the plain index as well, whether or not the mirror has it.
     let plain = signed.release.files.get(&wanted);
     let kept = plain.and_then(|plain| cache.unpacked(&plain.sha256, plain.size));
-    let bytes = match kept {
-        Some(bytes) => bytes,
+    let (bytes, unpacked) = match kept {
+        Some(bytes) => (bytes, None),
         None => {
             let packed = fetch_index(client, cache, signed, (&path, file), &wanted, on_bytes)?;
             let (codec, limit) = (Codec::of_name(&path), unpacked_limit(file.size, plain));
             let bytes = compression::decompress(&origin, codec, &packed, limit)?;
-            if let Some(plain) = plain.filter(|_| codec != Codec::Plain) {
+            let plain = plain.filter(|_| codec != Codec::Plain);
+            if let Some(plain) = plain {
                 check(&wanted, &origin, &bytes, plain)?;
-                cache.keep_unpacked(&plain.sha256, &bytes)?;
             }
-            bytes
+            (bytes, plain.map(|plain| plain.sha256))
         }
     };
     let text =
@@ -204,6 +206,7 @@ pub fn fetch_packages(
         url: origin,
         sha256: file.sha256,
         text,
+        unpacked,
     })
 }
 
@@ -238,7 +241,7 @@ fn fetch_index(
     on_bytes: &dyn Fn(u64),
 ) -> Result<Vec<u8>> {
     if file.size > PACKED_LIMIT {
-        let url = format!("{}{}", signed.folder(), escape(path));
+        let url = format!("{}{}", signed.folder(), percent::path(path));
         return Err(Error::TooLarge {
             origin: crate::http::redact(&url),
             limit: PACKED_LIMIT,

@@ -64,9 +64,9 @@ impl Cache {
         (bytes.len() as u64 == size && Sha256::of(&bytes) == *sha256).then_some(bytes)
     }
 
-    /// Keeps an unpacked index for the next time, instead of the oldest of too many.
+    /// Keeps an unpacked index for the next time, instead of the oldest of too many. Its readers compare it with its digest.
     pub(crate) fn keep_unpacked(&self, sha256: &Sha256, bytes: &[u8]) -> Result<()> {
-        files::write_atomic(&self.unpacked.join(sha256.to_string()), bytes, 0o444)?;
+        files::write_derived(&self.unpacked.join(sha256.to_string()), bytes, 0o444)?;
         let entries = fs::read_dir(&self.unpacked);
         let entries = entries.map_err(|e| Error::io("read", &self.unpacked, e))?;
         let mut found: Vec<_> = entries

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::compression::{self, Codec};
 use crate::error::{Error, Result};
+use crate::members::Members;
 
 /// Debian's largest control archive has 2 MB.
 const MEMBER_LIMIT: u64 = 64 << 20;
@@ -33,26 +34,19 @@ pub fn control_of(path: &Path, input: impl Read) -> Result<String> {
 
 /// Name and content of the first `control.tar.*` member.
 fn control_archive(input: impl Read) -> std::result::Result<(String, Vec<u8>), String> {
-    let mut archive = ar::Archive::new(input);
+    let mut members = Members::new(input);
     let mut first = true;
-    while let Some(member) = archive.next_entry() {
-        let member = member.map_err(|e| format!("is not a package: {e}"))?;
-        let name = String::from_utf8_lossy(member.header().identifier())
-            .trim_end_matches('/')
-            .to_string();
+    let broken = |e: String| format!("is not a package: {e}");
+    while let Some((name, size)) = members.next_member().map_err(broken)? {
         if std::mem::take(&mut first) && name != "debian-binary" {
             return Err("is not a package: it does not begin with debian-binary".into());
         }
         if name == "control.tar" || name.starts_with("control.tar.") {
-            if member.header().size() > MEMBER_LIMIT {
+            if size > MEMBER_LIMIT {
                 return Err(format!("its {name} is larger than {MEMBER_LIMIT} bytes"));
             }
-            let size = member.header().size();
-            let mut packed = Vec::new();
-            member
-                .take(MEMBER_LIMIT)
-                .read_to_end(&mut packed)
-                .map_err(|e| format!("its {name} cannot be read: {e}"))?;
+            let packed = members.read(size);
+            let packed = packed.map_err(|e| format!("its {name} cannot be read: {e}"))?;
             if packed.len() as u64 != size {
                 return Err(format!("its {name} is cut off"));
             }
@@ -148,7 +142,7 @@ pub(crate) mod tests {
                 b"#!/bin/sh\necho this is not an archive\n".to_vec(),
                 "is not a package",
             ),
-            (good[..100].to_vec(), "unexpected EOF"),
+            (good[..100].to_vec(), "is not a package: it is cut off"),
             (good[..160].to_vec(), "is cut off"),
         ] {
             std::fs::write(&path, bytes).unwrap();

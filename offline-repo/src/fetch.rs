@@ -10,6 +10,7 @@ use crate::cache::Cache;
 use crate::error::{Error, Result};
 use crate::http::{Client, Expected};
 use crate::lock::{Lock, LockedPackage};
+use crate::percent;
 use crate::progress::{Callback, Progress};
 
 /// Connections at a time: enough to hide a mirror's latency, few enough to be a polite guest.
@@ -225,7 +226,7 @@ fn fetch_one(
     let path = package.path.strip_prefix("./").unwrap_or(&package.path);
     let urls: Vec<String> = bases
         .iter()
-        .map(|base| format!("{base}/{}", escape(path)))
+        .map(|base| format!("{base}/{}", percent::path(path)))
         .collect();
     let expected = Expected {
         name: format!("{} {}", package.name, package.version),
@@ -233,30 +234,4 @@ fn fetch_one(
         sha256: package.sha256,
     };
     cache.fetch(client, &urls, &expected, on_bytes).map(drop)
-}
-
-/// A path in a URL: everything but unreserved characters and slashes is percent-encoded (a `+` would be read
-/// as a space by some servers).
-pub(crate) fn escape(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                out.push(byte as char)
-            }
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn paths_are_escaped() {
-        assert_eq!(
-            super::escape("pool/g++_4%3a1~2.deb"),
-            "pool/g%2B%2B_4%253a1~2.deb"
-        );
-    }
 }

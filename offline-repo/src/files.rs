@@ -32,6 +32,22 @@ pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
 /// Writes a file under a temporary name beside it, syncs it, and renames it.
 pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let parent = parent(path);
+    let file = write_temporary(path, bytes, mode)?;
+    let fail = |e| Error::io("write", path, e);
+    file.as_file().sync_all().map_err(fail)?;
+    file.persist(path).map_err(|e| fail(e.error))?;
+    sync_dir(parent)
+}
+
+/// The same without waiting for the disk, for files whose content every reader proves, and which can be made again.
+pub fn write_derived(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    let file = write_temporary(path, bytes, mode)?;
+    let fail = |e: tempfile::PersistError| Error::io("write", path, e.error);
+    file.persist(path).map(drop).map_err(fail)
+}
+
+fn write_temporary(path: &Path, bytes: &[u8], mode: u32) -> Result<tempfile::NamedTempFile> {
+    let parent = parent(path);
     create_dirs(parent)?;
     let fail = |e| Error::io("write", path, e);
     let mut file = tempfile::Builder::new()
@@ -44,9 +60,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     file.as_file()
         .set_permissions(fs::Permissions::from_mode(mode))
         .map_err(fail)?;
-    file.as_file().sync_all().map_err(fail)?;
-    file.persist(path).map_err(|e| fail(e.error))?;
-    sync_dir(parent)
+    Ok(file)
 }
 
 /// The folder a path is in ("." for a bare name).

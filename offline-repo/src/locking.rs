@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::archive::{self, Upstream};
 use crate::cache::Cache;
 use crate::closure::{Chosen, Wishes};
+use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::http::Client;
 use crate::keeping;
@@ -53,7 +54,10 @@ pub fn lock(
         items: 0,
         bytes: 0,
     });
-    let bases = bases(request, &universe, &indexes)?;
+    // The order of names is needed in any case, and the base states are computed from a universe of their own.
+    let order = || universe.first_mention("");
+    let (bases, _) = rayon::join(|| bases(request, &universe, &indexes), order);
+    let bases = bases?;
     let wishes = Wishes {
         groups: request.groups.clone(),
         include_essential: request.include_essential,
@@ -151,19 +155,25 @@ fn load_universe(
         bytes: 0,
     });
     let loaded = load_suites(request, &jobs, now, client, cache, progress);
-    let mut indexes = Vec::new();
-    let mut texts = Vec::new();
+    let (mut indexes, mut texts, mut unpacked) = (Vec::new(), Vec::new(), Vec::new());
     for suite in loaded {
-        for (index, text) in suite? {
+        for (index, text, sha256) in suite? {
             indexes.push(index);
+            unpacked.extend(sha256.map(|sha256| (sha256, text.text.clone())));
             texts.push(text);
         }
     }
-    Ok((Universe::parse(texts, &request.architecture)?, indexes))
+    let keep = || {
+        let mut unpacked = unpacked.iter();
+        unpacked.try_for_each(|(sha256, text)| cache.keep_unpacked(sha256, text.as_bytes()))
+    };
+    let (universe, kept) = rayon::join(|| Universe::parse(texts, &request.architecture), keep);
+    kept?;
+    Ok((universe?, indexes))
 }
 
-/// What loading a suite gives: its indexes, one per component.
-type Loaded = Result<Vec<(LockedIndex, IndexText)>>;
+/// What loading a suite gives: its indexes, one per component, and the digest of what was unpacked just now.
+type Loaded = Result<Vec<(LockedIndex, IndexText, Option<Sha256>)>>;
 
 /// One thread per suite: while one waits for its mirror or unpacks, the others go on.
 fn load_suites(
@@ -223,7 +233,7 @@ fn load_suite(
             text: packages.text.into(),
             priority: upstream.priority,
         };
-        loaded.push((index, text));
+        loaded.push((index, text, packages.unpacked));
     }
     Ok(loaded)
 }

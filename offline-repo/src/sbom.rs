@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::date;
 use crate::digest::Sha256;
+use crate::percent;
 use crate::repository::RepositoryPackage;
 
 /// What a document is about.
@@ -93,16 +94,7 @@ impl Component {
 
 /// Percent-encoding of package URLs: the colon stays as it is.
 fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'~' | b':' => {
-                out.push(byte as char)
-            }
-            _ => out.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    out
+    percent::encode(text, b":")
 }
 
 /// A name-based UUID (RFC 9562, version 8) of a document about this content.

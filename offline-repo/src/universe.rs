@@ -1,11 +1,12 @@
 //! All packages of some indexes, in compact form: a record holds offsets into the index's text.
 
+mod mentions;
+mod reading;
 mod views;
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use crate::deb822::{Item, Reader};
 use crate::dependency::{self, Alternatives};
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
@@ -41,9 +42,6 @@ pub struct Universe {
     pinned_out: HashMap<Box<str>, Vec<PackageId>>,
 }
 
-/// More packages than any archive has.
-const PACKAGE_LIMIT: usize = 2_000_000;
-
 impl Universe {
     /// Reads indexes for one architecture; packages of others are left out.
     pub fn parse(indexes: Vec<IndexText>, architecture: &str) -> Result<Self> {
@@ -51,11 +49,7 @@ impl Universe {
             native: architecture.into(),
             ..Universe::default()
         };
-        for (number, index) in indexes.iter().enumerate() {
-            let number = u16::try_from(number)
-                .map_err(|_| Error::invalid(&index.origin, "is one index too many"))?;
-            universe.read_index(number, index, architecture)?;
-        }
+        universe.records = reading::records(&indexes, architecture)?;
         universe.indexes = indexes;
         universe.index_names();
         Ok(universe)
@@ -84,43 +78,6 @@ impl Universe {
         });
         universe.index_names();
         Ok(universe)
-    }
-
-    fn read_index(&mut self, number: u16, index: &IndexText, architecture: &str) -> Result<()> {
-        let text: &str = &index.text;
-        if u32::try_from(text.len()).is_err() {
-            return Err(Error::TooLarge {
-                origin: index.origin.clone(),
-                limit: u64::from(u32::MAX),
-            });
-        }
-        let mut record = Record::default();
-        let mut reader = Reader::new(text);
-        while let Some(item) = reader.next() {
-            match item.map_err(|e| e.at(&index.origin))? {
-                Item::Field(name, value) => record.set(name, value, text),
-                Item::End => {
-                    let mut done = std::mem::take(&mut record);
-                    done.index = number;
-                    let is_ours = ["all", architecture].contains(&slice(text, done.architecture));
-                    done.check(text).map_err(|message| Error::Syntax {
-                        origin: index.origin.clone(),
-                        line: reader.line(),
-                        message: message.to_string(),
-                    })?;
-                    if is_ours {
-                        self.records.push(done);
-                    }
-                    if self.records.len() > PACKAGE_LIMIT {
-                        return Err(Error::invalid(
-                            &index.origin,
-                            format!("has more than {PACKAGE_LIMIT} packages"),
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Fills the table of names, each list sorted by preference: priority, then version, then what is installed, then
@@ -337,38 +294,8 @@ impl Universe {
     /// How many names the indexes mention before this one, as a package or in a relation, when each package's fields are
     /// read in the order in which apt's cache generator reads them (`debListParser::NewVersion`).
     pub fn first_mention(&self, name: &str) -> u32 {
-        let mentions = self.mentions.get_or_init(|| self.mentions());
+        let mentions = self.mentions.get_or_init(|| mentions::order(self));
         mentions.get(name).copied().unwrap_or(u32::MAX)
-    }
-
-    fn mentions(&self) -> HashMap<Box<str>, u32> {
-        let mut mentions: HashMap<Box<str>, u32> = HashMap::with_capacity(2 * self.by_name.len());
-        let mut mention = |name: &str| {
-            if !mentions.contains_key(name) {
-                mentions.insert(name.into(), mentions.len() as u32);
-            }
-        };
-        for id in self.ids() {
-            mention(self.name(id));
-            let r = self.record(id);
-            for span in [
-                r.pre_depends,
-                r.depends,
-                r.conflicts,
-                r.breaks,
-                r.recommends,
-                r.suggests,
-                r.replaces,
-                r.enhances,
-                r.provides,
-            ] {
-                for relation in self.text(id, span).split([',', '|']) {
-                    let end = |c: char| c.is_whitespace() || matches!(c, '(' | ':' | '[' | '<');
-                    mention(relation.trim_start().split(end).next().unwrap_or_default());
-                }
-            }
-        }
-        mentions
     }
 
     /// Text of the Provides field, empty for most packages.

@@ -6,6 +6,7 @@ pub mod farrow;
 pub mod figures;
 pub mod fleet;
 pub mod load;
+pub mod peak;
 pub mod proxy;
 pub mod roots;
 pub mod scenarios;

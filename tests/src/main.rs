@@ -21,7 +21,7 @@ struct Part {
 }
 
 fn main() -> ExitCode {
-    if e2e::figures::measure_if_requested() {
+    if e2e::peak::measure_if_requested() {
         return ExitCode::SUCCESS;
     }
     let mut arguments = Arguments::from_args();

@@ -20,7 +20,6 @@ use crate::stages;
 
 /// Boots, waits, reports; fails when the machine does not become ready or one of its seed's checks fails.
 pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
-    let tools = stages::tools(session, stages::ToolsSource::Present)?;
     let image =
         std::path::absolute(&args.image).map_err(|e| Diagnostic::io("find", &args.image, e))?;
     let format = match image.extension().and_then(|extension| extension.to_str()) {
@@ -33,6 +32,7 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
             ));
         }
     };
+    let tools = stages::tools(session, stages::ToolsSource::Present)?;
     let work = tempfile::Builder::new()
         .prefix("farrow-boot-")
         .tempdir()

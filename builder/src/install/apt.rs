@@ -5,7 +5,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use crate::diagnostic::{Diagnostic, Result};
@@ -147,14 +147,16 @@ impl<'a> Apt<'a> {
         if status.success() {
             return Ok(());
         }
-        let reasons = reasons(&tail(Path::new(LOG)));
-        let message = format!("{} ended with {status}:\n{reasons}", line[0]);
-        Err(
-            Diagnostic::failed("FR-INSTALL-APT", message).with_hint(format!(
-                "{LOG} has all of its output; run the same command again when the cause is gone"
-            )),
-        )
+        Err(failed(&line[0], status, &tail(Path::new(LOG))))
     }
+}
+
+/// The failure of a program of apt, with what it said last.
+fn failed(program: &str, status: ExitStatus, said: &str) -> Diagnostic {
+    let message = format!("{program} ended with {status}:\n{}", reasons(said));
+    Diagnostic::failed("FR-INSTALL-APT", message).with_hint(format!(
+        "{LOG} has all of its output; run the same command again when the cause is gone"
+    ))
 }
 
 /// Follows the lines `pmstatus:PACKAGE:PERCENT:WHAT` (apt's progress reporting).
@@ -234,6 +236,14 @@ mod tests {
             let expected = expected.map(|(percent, what): (u64, &str)| (percent, what.to_owned()));
             assert_eq!(parse(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn a_failure_as_printed() {
+        use std::os::unix::process::ExitStatusExt;
+        let said = "Reading\nE: Could not get lock /var/lib/dpkg/lock-frontend\n";
+        let error = failed("apt-get", ExitStatus::from_raw(100 << 8), said);
+        crate::golden::golden("FR-INSTALL-APT", &error.render(false));
     }
 
     #[test]

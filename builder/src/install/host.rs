@@ -22,13 +22,16 @@ pub fn check() -> Result<()> {
     }
     for program in PROGRAMS {
         if !Path::new(program).exists() {
-            let message = format!("this machine has no {program}");
-            return Err(Diagnostic::invalid("FR-INSTALL-SYSTEM", message).with_hint(
-                "packages of a group can be installed on Debian and what derives from it",
-            ));
+            return Err(lacks(program));
         }
     }
     Ok(())
+}
+
+fn lacks(program: &str) -> Diagnostic {
+    let message = format!("this machine has no {program}");
+    Diagnostic::invalid("FR-INSTALL-SYSTEM", message)
+        .with_hint("packages of a group can be installed on Debian and what derives from it")
 }
 
 /// Installed packages with their versions. Of several architectures of a package, as Multi-Arch allows, the last counts.
@@ -78,6 +81,12 @@ fn ask(words: &[&str]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_system_is_named() {
+        let printed = lacks(PROGRAMS[0]).render(false);
+        crate::golden::golden("FR-INSTALL-SYSTEM", &printed);
+    }
 
     #[test]
     fn packages_that_are_installed() {

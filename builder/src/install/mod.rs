@@ -100,17 +100,10 @@ fn wanted(repository: &Repository, groups: &[String]) -> Result<Vec<Wanted>> {
         })
     };
     let missing = |what: String| {
-        let known = repository
-            .packages()
-            .iter()
-            .filter(|package| package.architecture == "all");
+        let packages = repository.packages().iter();
+        let known = packages.filter(|package| package.architecture == "all");
         let known = known.filter_map(|package| package.name.strip_prefix(&format!("{prefix}-")));
-        let known: Vec<&str> = known.collect();
-        let message = format!("the repository {} has no {what}", folder.display());
-        Diagnostic::invalid("FR-INSTALL-GROUP", message).with_hint(match known.is_empty() {
-            true => "its recipe has no services: it was not made for existing machines".into(),
-            false => format!("its groups: {}", known.join(", ")),
-        })
+        lacks(folder, &what, &known.collect::<Vec<_>>())
     };
     let mut found = Vec::new();
     for name in [own_packages::BOOTSTRAP, own_packages::FARROW] {
@@ -121,6 +114,21 @@ fn wanted(repository: &Repository, groups: &[String]) -> Result<Vec<Wanted>> {
         found.push(find(&name).ok_or_else(|| missing(format!("group `{group}`")))?);
     }
     Ok(found)
+}
+
+/// The refusal of a repository that has not what was asked for, but these groups.
+fn lacks(folder: &Path, what: &str, groups: &[&str]) -> Diagnostic {
+    let message = format!("the repository {} has no {what}", folder.display());
+    Diagnostic::invalid("FR-INSTALL-GROUP", message).with_hint(match groups.is_empty() {
+        true => "its recipe has no services: it was not made for existing machines".into(),
+        false => format!("its groups: {}", groups.join(", ")),
+    })
+}
+
+fn interrupted() -> Diagnostic {
+    let message = "interrupted; what dpkg had begun was finished";
+    Diagnostic::failed("FR-INSTALL-INTERRUPTED", message)
+        .with_hint("run the same command again to finish")
 }
 
 /// What an installation changed, by name.
@@ -198,9 +206,7 @@ fn steps(
     let complete = wanted.iter().all(here) && host::is_consistent()?;
     let step = |name: &str, work: &dyn Fn(&Stage<'_>) -> Result<()>| {
         if interrupt::requested() {
-            let message = "interrupted; what dpkg had begun was finished";
-            return Err(Diagnostic::failed("FR-INSTALL-INTERRUPTED", message)
-                .with_hint("run the same command again to finish"));
+            return Err(interrupted());
         }
         session.stage(name, |stage| match complete {
             true => Ok(Done::reused(())),
@@ -251,6 +257,26 @@ fn write_source(repository: &Path) -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_as_printed() {
+        let folder = Path::new("/srv/two words/pigsty");
+        let target = write_source(folder).unwrap_err();
+        for (name, error) in [
+            ("FR-INSTALL-TARGET", target),
+            ("FR-INSTALL-INTERRUPTED", interrupted()),
+            (
+                "FR-INSTALL-GROUP",
+                lacks(folder, "group `metta`", &["database", "meta"]),
+            ),
+            (
+                "FR-INSTALL-GROUP.none",
+                lacks(folder, "package farrow", &[]),
+            ),
+        ] {
+            crate::golden::golden(name, &error.render(false));
+        }
+    }
 
     #[test]
     fn changes_by_name() {

@@ -91,15 +91,18 @@ pub fn lock() -> Result<Flock<File>> {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(lock),
             Err((_, error)) if Instant::now() >= end => {
-                let message =
-                    format!("packages are still being installed by another run ({error})");
-                return Err(Diagnostic::failed("FR-INSTALL-BUSY", message)
-                    .with_hint("wait for it; it is over when no process of apt or dpkg is left"));
+                return Err(busy(error));
             }
             Err((back, _)) => file = back,
         }
         std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+fn busy(error: nix::Error) -> Diagnostic {
+    let message = format!("packages are still being installed by another run ({error})");
+    Diagnostic::failed("FR-INSTALL-BUSY", message)
+        .with_hint("wait for it; it is over when no process of apt or dpkg is left")
 }
 
 /// Whether there is a policy that is not ours.
@@ -123,5 +126,14 @@ fn remove(path: &str) -> Result<()> {
             Err(Diagnostic::io("remove", Path::new(path), error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn another_run_is_named() {
+        let printed = super::busy(nix::Error::EWOULDBLOCK).render(false);
+        crate::golden::golden("FR-INSTALL-BUSY", &printed);
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Recipe, RecipeFile, check_name};
+use super::validating::check_name;
+use super::{Recipe, RecipeFile};
 use crate::diagnostic::{Diagnostic, Result, nearest};
 
 /// A state of a machine on which every group of the recipe must install from the repository alone.
@@ -83,6 +84,9 @@ impl Recipe {
             );
             return Err(match nearest(name, names.clone()) {
                 Some(nearest) => found.with_hint(format!("did you mean `{nearest}`?")),
+                None if self.targets.is_empty() => {
+                    found.with_hint("it has none: a target is a [[target]] of the recipe")
+                }
                 None => {
                     found.with_hint(format!("it has: {}", names.collect::<Vec<_>>().join(", ")))
                 }

@@ -11,9 +11,9 @@ use crate::cache::Cache;
 use crate::compression::Codec;
 use crate::digest::{Hasher, Sha256};
 use crate::error::{Error, Result};
-use crate::fetch::escape;
 use crate::http::{self, Client, Expected};
 use crate::openpgp::Keyring;
+use crate::percent;
 
 /// No repository's `repomd.xml` comes near this size, in bytes.
 const REPOMD_LIMIT: u64 = 4 << 20;
@@ -48,7 +48,7 @@ pub fn fetch_repomd(
         .iter()
         .map(|base| match folder {
             "." => format!("{base}/repodata/repomd.xml"),
-            _ => format!("{base}/{}/repodata/repomd.xml", escape(folder)),
+            _ => format!("{base}/{}/repodata/repomd.xml", percent::path(folder)),
         })
         .collect();
     client.get_accepted(&urls, REPOMD_LIMIT, |bytes, url| {
@@ -79,7 +79,7 @@ pub fn fetch_file(
     signed: &SignedRepomd,
     file: &DataFile,
 ) -> Result<()> {
-    let url = format!("{}/{}", signed.url, escape(&file.path));
+    let url = format!("{}/{}", signed.url, percent::path(&file.path));
     if file.size > PACKED_LIMIT {
         return Err(Error::TooLarge {
             origin: http::redact(&url),

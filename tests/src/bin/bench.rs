@@ -8,13 +8,14 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
 use e2e::figures;
+use e2e::peak;
 use e2e::world::World;
 
 /// Timed bakes; the median counts.
 const RUNS: usize = 3;
 
 fn main() -> ExitCode {
-    if figures::measure_if_requested() {
+    if peak::measure_if_requested() {
         return ExitCode::SUCCESS;
     }
     match run() {

@@ -46,8 +46,8 @@ const PARTS: &[Part] = &[
     },
     Part {
         name: "closures",
-        figure: "300 closures compared with apt's",
-        package: "offline-repo",
+        figure: "300 sets, without and with Recommends, compared with apt's",
+        package: "images",
         test: "trixie",
         cases: 300,
     },

@@ -1,6 +1,7 @@
 //! The parts of the run, in their order.
 
 mod acceptance;
+mod alone;
 mod apt;
 mod bake_kills;
 mod containers;
@@ -51,6 +52,10 @@ pub fn in_order() -> Vec<Part> {
         part(
             "stock_apt_installs_from_the_tarball_alone",
             apt::install_from_bundle,
+        ),
+        part(
+            "an_image_is_baked_from_a_tarball_alone",
+            alone::baked_from_a_tarball,
         ),
         root_part(
             "a_plain_debian_without_routes_becomes_a_meta_node",

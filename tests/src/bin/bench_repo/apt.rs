@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::run::{Table, evict, fastest, has, peak_mb, timed};
+use crate::run::{Table, evict, fastest, timed};
 use crate::stages::Setting;
 
 /// Most memory that locking may take, in MB.
@@ -28,29 +28,26 @@ pub fn lock(setting: &Setting<'_>, table: &mut Table) -> Result<()> {
     };
     let cold = fastest(forget, || timed(&mut lock()))?;
     let warm = fastest(|| Ok(()), || timed(&mut lock()))?;
-    let peak = peak_mb(&lock())?;
+    let peak = e2e::peak::of(&lock())?;
     forget()?;
-    let cold_peak = peak_mb(&lock())?;
+    let cold_peak = e2e::peak::of(&lock())?;
     table.bound("lock, memory", peak.max(cold_peak), "MB", MEMORY);
-    if !has("apt-get") {
-        table.skipped("lock", "no apt-get");
-        return Ok(());
-    }
     let apt = Apt::new(setting)?;
-    let apt_cold = fastest(|| apt.forget(), || timed(&mut apt.print_uris(setting)))?;
-    let apt_warm = fastest(|| Ok(()), || timed(&mut apt.print_uris(setting)))?;
+    let apt_cold = fastest(|| apt.forget(), || timed(&mut apt.print_uris()))?;
+    let apt_warm = fastest(|| Ok(()), || timed(&mut apt.print_uris()))?;
     table.ratio("lock, cold : apt-get", cold, apt_cold, 1.0);
     table.ratio("lock, warm : apt-get", warm, apt_warm, 1.0);
     Ok(())
 }
 
 /// An apt with folders of its own.
-struct Apt {
+struct Apt<'a> {
     root: PathBuf,
+    setting: &'a Setting<'a>,
 }
 
-impl Apt {
-    fn new(setting: &Setting<'_>) -> Result<Self> {
+impl<'a> Apt<'a> {
+    fn new(setting: &'a Setting<'a>) -> Result<Self> {
         let root = setting.dir.join("apt");
         for folder in [
             "lists/partial",
@@ -62,33 +59,28 @@ impl Apt {
         fs::write(root.join("status"), "")?;
         fs::write(root.join("sources.list"), sources(setting))?;
         fs::write(root.join("apt.conf"), configuration(&root))?;
-        let apt = Apt { root };
-        timed(apt.command().arg("update"))?;
+        let apt = Apt { root, setting };
+        timed(&mut apt.get("update"))?;
         // What fills its caches.
-        timed(&mut apt.print_uris(setting))?;
+        timed(&mut apt.print_uris())?;
         Ok(apt)
     }
 
-    fn command(&self) -> Command {
-        let mut command = Command::new("apt-get");
-        command
-            .env("APT_CONFIG", self.root.join("apt.conf"))
-            .env("LC_ALL", "C");
-        command
+    /// `apt-get ARGUMENTS` with these folders.
+    fn get(&self, arguments: &str) -> Command {
+        let configuration = self.root.join("apt.conf");
+        let script = format!(
+            "APT_CONFIG='{}' LC_ALL=C apt-get {arguments}",
+            configuration.display()
+        );
+        self.setting.yardstick("apt-get", &script, self.setting.dir)
     }
 
-    fn print_uris(&self, setting: &Setting<'_>) -> Command {
-        let mut command = self.command();
-        command
-            .args([
-                "install",
-                "--print-uris",
-                "-y",
-                "-qq",
-                "--no-install-recommends",
-            ])
-            .args(setting.requests());
-        command
+    fn print_uris(&self) -> Command {
+        let requests = self.setting.requests().join(" ");
+        self.get(&format!(
+            "install --print-uris -y -qq --no-install-recommends {requests}"
+        ))
     }
 
     fn forget(&self) -> Result<()> {

@@ -6,12 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
-use nix::sys::resource::{UsageWho, getrusage};
 
 /// Runs per measurement; the fastest counts, since whatever else the machine does only adds.
 pub const RUNS: usize = 3;
-
-const PROGRAM: &str = "FARROW_MEASURED_PROGRAM";
 
 /// Whether the host has a program.
 pub fn has(program: &str) -> bool {
@@ -50,52 +47,6 @@ pub fn fastest(
         best = best.min(measured()?);
     }
     Ok(best)
-}
-
-/// Largest resident set, in MB (10^6 bytes), of a program or one of its children: a helper process that starts nothing
-/// else reports it.
-pub fn peak_mb(command: &Command) -> Result<f64> {
-    let own = std::env::current_exe()?;
-    let mut helper = Command::new(own);
-    helper
-        .args(command.get_args())
-        .env(PROGRAM, command.get_program());
-    for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            helper.env(name, value);
-        }
-    }
-    if let Some(dir) = command.get_current_dir() {
-        helper.current_dir(dir);
-    }
-    let output = helper.output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let bytes: f64 = text.trim().parse().with_context(|| {
-        format!(
-            "{command:?}\n{text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        )
-    })?;
-    Ok(bytes / 1e6)
-}
-
-/// When this process was started by [`peak_mb`]: runs the program, prints the peak in bytes, and is done.
-pub fn measure_if_requested() -> bool {
-    let Some(program) = std::env::var_os(PROGRAM) else {
-        return false;
-    };
-    let ran = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .env_remove(PROGRAM)
-        .stdout(Stdio::null())
-        .status();
-    if let (Ok(status), Ok(usage)) = (ran, getrusage(UsageWho::RUSAGE_CHILDREN))
-        && status.success()
-    {
-        // Linux counts in KiB, getrusage(2).
-        println!("{}", usage.max_rss() * 1024);
-    }
-    true
 }
 
 /// Takes everything below a folder out of the page cache, as after a reboot.
@@ -152,11 +103,6 @@ impl Table {
             format!("<= {bar} {unit}")
         );
         self.line(name, &text, value <= bar);
-    }
-
-    /// Something that was not measured.
-    pub fn skipped(&mut self, name: &str, why: &str) {
-        println!("{name:<34} SKIPPED: {why}");
     }
 
     /// Whether every bar was met.

@@ -13,7 +13,8 @@ use crate::run::{Table, evict, fastest, has, timed};
 
 /// What all measurements share.
 pub struct Setting<'a> {
-    world: &'a World,
+    /// Where everything is.
+    pub world: &'a World,
     /// Name of the recipe.
     pub recipe: &'a str,
     /// Folder for everything.
@@ -53,6 +54,27 @@ impl<'a> Setting<'a> {
             .args(self.mirror.options())
             .current_dir(self.dir)
             .env("FARROW_STATE", self.world.root.join("state"))
+            .env("FARROW_TOOLS", self.world.root.join("tools"));
+        command
+    }
+
+    /// A shell script in `dir` that measures by a program: the host's, or else one of the tools tree, which is started in
+    /// namespaces of its own, some hundredths of a second.
+    pub fn yardstick(&self, program: &str, script: &str, dir: &Path) -> Command {
+        let script = format!("cd '{}' && {script}", dir.display());
+        if has(program) {
+            let mut command = Command::new("sh");
+            command.args(["-c", &script]);
+            return command;
+        }
+        let recipe = self.world.project.join("tests/recipes/bench-tools.toml");
+        let bind = format!("{0}:{0}", self.world.root.display());
+        let mut command = Command::new(&self.world.binary);
+        command
+            .args(["tools", "--network", "--bind", &bind, "--recipe"])
+            .arg(recipe)
+            .args(["--", "sh", "-c", &script])
+            .env("FARROW_CACHE", self.world.root.join("cache"))
             .env("FARROW_TOOLS", self.world.root.join("tools"));
         command
     }
@@ -111,10 +133,6 @@ pub fn fetch(setting: &Setting<'_>, table: &mut Table) -> Result<()> {
         || setting.build("built", "fetch"),
     )?;
     table.bound("fetch again, all there", again, "s", 1.0);
-    if !has("curl") || !has("sha256sum") {
-        table.skipped("fetch : curl + sha256sum", "no curl, or no sha256sum");
-        return Ok(());
-    }
     let (mut config, mut sums) = (String::new(), String::new());
     for ((url, name), package) in setting
         .mirror
@@ -130,7 +148,7 @@ pub fn fetch(setting: &Setting<'_>, table: &mut Table) -> Result<()> {
     let script = "mkdir curl && cd curl && curl -s --fail --parallel --parallel-max 8 --config ../urls && sha256sum --quiet -c ../sums";
     let curl = fastest(
         || setting.remove(&["curl"]),
-        || timed(shell(script).current_dir(setting.dir)),
+        || timed(&mut setting.yardstick("curl", script, setting.dir)),
     )?;
     table.ratio("fetch : curl + sha256sum", ours, curl, 1.25);
     setting.remove(&["curl"])
@@ -142,13 +160,6 @@ pub fn publish(setting: &Setting<'_>, table: &mut Table) -> Result<()> {
         || setting.remove(&["built"]),
         || setting.build("built", "repository"),
     )?;
-    if !has("apt-ftparchive") {
-        table.skipped(
-            "publish : apt-ftparchive",
-            "no apt-ftparchive (package apt-utils)",
-        );
-        return Ok(());
-    }
     let script = "apt-ftparchive packages . > ../Packages && mv ../Packages . && gzip -9kn Packages && xz -k Packages \
                   && apt-ftparchive release . > ../Release && mv ../Release .";
     let folder = setting.dir.join("ftparchive");
@@ -165,17 +176,11 @@ pub fn publish(setting: &Setting<'_>, table: &mut Table) -> Result<()> {
         }
         Ok(())
     };
-    let theirs = fastest(copy, || timed(shell(script).current_dir(&folder)))?;
+    let theirs = fastest(copy, || {
+        timed(&mut setting.yardstick("apt-ftparchive", script, &folder))
+    })?;
     table.ratio("publish : apt-ftparchive", ours, theirs, 0.5);
     setting.remove(&["ftparchive"])
-}
-
-/// The bar for yum: at most half of createrepo_c's time.
-pub fn yum(table: &mut Table) {
-    table.skipped(
-        "publish : createrepo_c",
-        "this program publishes no yum repository yet",
-    );
 }
 
 /// `repo build` with everything to do, tarball included, beside an aptly mirror that is published.
@@ -200,13 +205,9 @@ pub fn whole(setting: &Setting<'_>, table: &mut Table) -> Result<()> {
                 .env("FARROW_CACHE", setting.dir.join("cache")),
         )
     })?;
-    if !has("aptly") {
-        table.skipped("repo build : aptly", "no aptly");
-        return Ok(());
-    }
     let aptly = Aptly::new(setting)?;
     // Minutes long; one run is exact enough for a bar of four times.
-    let theirs = timed(&mut shell(&aptly.script))?;
+    let theirs = timed(&mut setting.yardstick("aptly", &aptly.script, setting.dir))?;
     table.ratio("repo build : aptly", ours, theirs, 0.25);
     setting.remove(&["aptly"])
 }
@@ -236,7 +237,7 @@ impl Aptly {
             }
             let url = &setting.mirror.urls[&index.archive];
             script += &format!(
-                "{aptly} mirror create -ignore-signatures -filter='{filter}' m{n} '{url}' '{}' '{}'\n\
+                "{aptly} mirror create -force-components -ignore-signatures -filter='{filter}' m{n} '{url}' '{}' '{}'\n\
                  {aptly} mirror update -ignore-signatures m{n}\n{aptly} snapshot create s{n} from mirror m{n}\n",
                 index.suite, index.component
             );
@@ -263,26 +264,16 @@ pub fn verify(setting: &Setting<'_>, table: &mut Table) -> Result<()> {
     let run = || timed(&mut setting.farrow(&["repo", "verify", &path]));
     run()?;
     let ours = fastest(|| Ok(()), run)?;
-    if !has("sha256sum") {
-        table.skipped("verify : sha256sum", "no sha256sum");
-        return Ok(());
-    }
     let script = "find . -type f -print0 | xargs -0 -n 8 -P \"$(nproc)\" sha256sum > /dev/null";
     let theirs = fastest(
         || Ok(()),
-        || timed(shell(script).current_dir(&setting.repository)),
+        || timed(&mut setting.yardstick("sha256sum", script, &setting.repository)),
     )?;
     // At least 0.9 times the throughput.
     table.ratio("verify : sha256sum on all cores", ours, theirs, 1.0 / 0.9);
     let cold = |work: &dyn Fn() -> Result<f64>| fastest(|| evict(&setting.repository), work);
     let ours = cold(&run)?;
-    let theirs = cold(&|| timed(shell(script).current_dir(&setting.repository)))?;
+    let theirs = cold(&|| timed(&mut setting.yardstick("sha256sum", script, &setting.repository)))?;
     table.ratio("verify, from the disk", ours, theirs, 1.0 / 0.9);
     Ok(())
-}
-
-fn shell(script: &str) -> Command {
-    let mut command = Command::new("sh");
-    command.args(["-c", script]);
-    command
 }
