@@ -1,25 +1,26 @@
 //! `image build`: a repository becomes a root tree, and the tree becomes images. Opens no connection.
 
+mod root_input;
+
 use std::path::{Path, PathBuf};
 
 use images::disk::{self, DiskInput};
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
 use images::progress::Progress;
-use images::root::{self, Content, FileEntry, Package, RootInput, RootTree, Script, SystemUser};
+use images::root::{self, RootTree};
 use images::tools::ToolsTree;
 use offline_repo::lock::Lock;
 use offline_repo::repository::{ClosurePackage, Repository};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::boot_masks;
+use crate::beside;
 use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::interrupt;
-use crate::machine_files::{self, Origin};
-use crate::recipe::{ImageFormat, Phase, Recipe};
+use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session, Stage};
 use crate::stages;
 
@@ -31,18 +32,24 @@ const KERNEL_ARGUMENTS: [&str; 2] = [
     "systemd.gpt_auto=0",
     "systemd.mask=systemd-boot-random-seed.service",
 ];
-/// The service that keeps the whole set of what starts by itself.
-const WANTS: &str = "/etc/systemd/system/multi-user.target.wants/farrow-bootstrap.service";
 
 /// A repository that an image is baked from.
 pub struct Source {
-    repository: Repository,
-    lock: Lock,
+    /// The repository.
+    pub repository: Repository,
+    /// Its lock.
+    pub lock: Lock,
 }
 
-/// What a bake made.
+/// What a bake made, and of what.
 pub struct Baked {
     artifacts: Vec<(String, PathBuf)>,
+    /// The repository.
+    pub source: Source,
+    /// The packages of the root.
+    pub closure: Vec<ClosurePackage>,
+    /// The manifest of the disk images; none when only a tar archive was made.
+    pub manifest: Option<PathBuf>,
 }
 
 impl Baked {
@@ -89,6 +96,9 @@ pub fn image(
     interrupt::clean_on_interrupt(out);
     let mut baked = Baked {
         artifacts: Vec::new(),
+        source,
+        closure,
+        manifest: None,
     };
     if formats.contains(&ImageFormat::Tar) {
         baked
@@ -100,7 +110,7 @@ pub fn image(
         .filter_map(|format| disk_format(*format))
         .collect();
     if !disks.is_empty() {
-        let input = disk_input(recipe, &source, &closure, &tree, disks)?;
+        let input = disk_input(recipe, &baked.source, &baked.closure, &tree, disks)?;
         disk_images(session, &input, tools, out, &mut baked)?;
     }
     Ok(baked)
@@ -119,7 +129,7 @@ fn root_tree(
     let source = open(repository, recipe)?;
     interrupt::clean_on_interrupt(&session.paths.cache);
     let closure = source.repository.closure(&recipe.roots(), true)?;
-    let input = root_input(recipe, &source, &closure)?;
+    let input = root_input::root_input(recipe, &source, &closure)?;
     let tree = session.stage("root", |stage| {
         let report = image_progress(stage);
         let reused = std::sync::atomic::AtomicBool::new(false);
@@ -149,109 +159,13 @@ fn disk_format(format: ImageFormat) -> Option<Format> {
     match format {
         ImageFormat::Raw => Some(Format::Raw),
         ImageFormat::Qcow2 => Some(Format::Qcow2),
+        ImageFormat::Qcow2Compressed => Some(Format::Qcow2Compressed),
+        ImageFormat::Vmdk => Some(Format::Vmdk),
+        ImageFormat::Vhd => Some(Format::Vhd),
+        ImageFormat::Gce => Some(Format::Gce),
+        ImageFormat::Ova => Some(Format::Ova),
         ImageFormat::Tar => None,
     }
-}
-
-fn root_input(recipe: &Recipe, source: &Source, closure: &[ClosurePackage]) -> Result<RootInput> {
-    let (before, after): (Vec<_>, Vec<_>) = recipe
-        .files
-        .iter()
-        .partition(|file| file.phase == Phase::BeforePackages);
-    let mut files_after: Vec<FileEntry> = after.into_iter().map(recipe_file).collect();
-    if closure
-        .iter()
-        .any(|chosen| chosen.package.name == "systemd")
-    {
-        files_after.extend(bootstrap_files(recipe, source)?);
-    }
-    Ok(RootInput {
-        packages: closure.iter().map(root_package).collect(),
-        files_before: before.into_iter().map(recipe_file).collect(),
-        files_after,
-        users: recipe.users.iter().map(system_user).collect(),
-        scripts: recipe.scripts.iter().map(root_script).collect(),
-        hostname: "localhost".into(),
-        epoch: stages::epoch(&source.lock),
-        exclude_documentation: true,
-    })
-}
-
-fn root_package(chosen: &ClosurePackage) -> Package {
-    let package = &chosen.package;
-    Package {
-        name: package.name.clone(),
-        version: package.version.clone(),
-        architecture: package.architecture.clone(),
-        path: package.path.clone(),
-        sha256: package.sha256.to_string(),
-    }
-}
-
-fn recipe_file(file: &crate::recipe::File) -> FileEntry {
-    regular(&file.path, file.mode(), file.text().as_bytes())
-}
-
-fn regular(path: &str, mode: u32, content: &[u8]) -> FileEntry {
-    FileEntry {
-        path: path.into(),
-        mode,
-        uid: 0,
-        gid: 0,
-        kind: Content::File(content.to_vec()),
-    }
-}
-
-fn root_script(script: &crate::recipe::Script) -> Script {
-    Script {
-        name: script.name.clone(),
-        text: script.run.clone(),
-    }
-}
-
-fn system_user(user: &crate::recipe::User) -> SystemUser {
-    SystemUser {
-        name: user.name.clone(),
-        uid: user.uid,
-        gid: user.uid,
-        comment: String::new(),
-        home: user.home.clone(),
-        shell: user.shell.clone(),
-        groups: Vec::new(),
-    }
-}
-
-/// The bootstrap, its unit, the catalogue, and what the machine can say about its image.
-fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
-    let common = machine_files::of_every_machine(recipe, &source.lock, Origin::Image)?;
-    let common = common.iter();
-    let mut files: Vec<FileEntry> = common
-        .map(|file| regular(&file.path, file.mode, &file.content))
-        .collect();
-    files.extend([
-        regular(
-            "/usr/lib/systemd/system/systemd-udev-trigger.service.d/farrow.conf",
-            0o644,
-            embedded::COLDPLUG.as_bytes(),
-        ),
-        // The mount point of the embedded repository; the root is read-only when it is mounted.
-        FileEntry {
-            path: format!("/www/{}", recipe.repository),
-            mode: 0o755,
-            uid: 0,
-            gid: 0,
-            kind: Content::Directory,
-        },
-        FileEntry {
-            path: WANTS.into(),
-            mode: 0o777,
-            uid: 0,
-            gid: 0,
-            kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()),
-        },
-    ]);
-    files.extend(boot_masks::links());
-    Ok(files)
 }
 
 fn disk_input(
@@ -282,6 +196,7 @@ fn disk_input(
         init: embedded::INIT.to_vec(),
         epoch: stages::epoch(&source.lock),
         seed: seed.into(),
+        root_compression: recipe.image.root_compression.unwrap_or_default(),
         root_slot_mib: recipe.image.root_slot_mib,
         var_mib: recipe.image.var_mib.unwrap_or(VAR_MIB),
         formats,
@@ -313,6 +228,7 @@ fn inputs_digest(input: &DiskInput, tools: &ToolsTree) -> String {
         "kernel_arguments": input.kernel_arguments,
         "init": hex::encode(Sha256::digest(&input.init)),
         "epoch": input.epoch,
+        "root_compression": input.root_compression,
         "root_slot_mib": input.root_slot_mib,
         "var_mib": input.var_mib,
         "formats": input.formats.iter().map(|format| format.name()).collect::<Vec<_>>(),
@@ -342,6 +258,7 @@ fn disk_images(
         {
             return Ok(Done::reused(manifest.artifacts));
         }
+        beside::withdraw(out)?;
         let made = disk::build(
             input,
             tools,
@@ -349,7 +266,6 @@ fn disk_images(
             out,
             &image_progress(stage),
         )?;
-        write_file(&stamp, format!("{inputs}\n").as_bytes(), 0o644)?;
         Ok(Done::made(made.artifacts))
     })?;
     for Artifact {
@@ -366,7 +282,11 @@ fn disk_images(
         session.add_artifact(&kind, &path, &sha256, size);
         baked.artifacts.push((kind, path));
     }
-    session.add_file("manifest", &manifest)
+    session.add_file("manifest", &manifest)?;
+    beside::write(session, &manifest, &baked.source, &baked.closure)?;
+    write_file(&stamp, format!("{inputs}\n").as_bytes(), 0o644)?;
+    baked.manifest = Some(manifest);
+    Ok(())
 }
 
 /// Whether an artefact is there with its size. Reading gigabytes for their digest is `farrow image verify`'s business;

@@ -97,6 +97,8 @@ pub enum Command {
     Seed(SeedArgs),
     /// Rehearse the first boot of a machine of a deployment
     Explain(ExplainArgs),
+    /// List what is in the cache, or bound it
+    Cache(CacheArgs),
     /// Write out the static farrow-bootstrap
     Bootstrap {
         /// File to write
@@ -128,6 +130,22 @@ impl Command {
                 | Command::Completions { .. }
                 | Command::Man { .. }
         )
+    }
+
+    /// Whether what is in the cache must stay there while the command runs. A server of files may run for months and
+    /// takes nothing from it.
+    pub fn uses_cache(&self) -> bool {
+        match self {
+            Command::Repo(command) => !matches!(command, RepoCommand::Serve { .. }),
+            other => matches!(
+                other,
+                Command::Up(_)
+                    | Command::Lock(_)
+                    | Command::Resolve(_)
+                    | Command::Image(_)
+                    | Command::Tools(_)
+            ),
+        }
     }
 }
 
@@ -353,10 +371,28 @@ pub enum ImageCommand {
     Build(ImageBuildArgs),
     /// Boot an image in QEMU with a machine's seed, and wait for the machine's own report
     Boot(ImageBootArgs),
-    /// Check an image's files against its manifest
+    /// Check an image's files against its manifest, the list SHA256SUMS and its signature
     Verify {
         /// The manifest, NAME.manifest.json
         manifest: PathBuf,
+        /// A public key, one of which must have signed the list (default: the key beside it, which finds damage only)
+        #[arg(long, value_name = "FILE")]
+        key: Vec<PathBuf>,
+    },
+    /// Show what is in an image, from its file alone: partitions, kernels, root hash, packages
+    Inspect {
+        /// An image of any format
+        image: PathBuf,
+        /// List the packages, too
+        #[arg(long)]
+        packages: bool,
+    },
+    /// Compare two images of any formats: packages, partitions, files
+    Diff {
+        /// The old image
+        old: PathBuf,
+        /// The new one
+        new: PathBuf,
     },
 }
 
@@ -374,6 +410,45 @@ pub struct ImageBuildArgs {
     /// Where the image goes
     #[arg(long, value_name = "DIR", default_value = "out")]
     pub out: PathBuf,
+    /// Say what each key of the recipe did to the image
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// Arguments of `farrow cache`.
+#[derive(Debug, Args)]
+pub struct CacheArgs {
+    /// What to do (default: list what is there)
+    #[command(subcommand)]
+    pub verb: Option<CacheVerb>,
+}
+
+/// `farrow cache …`
+#[derive(Debug, Clone, Subcommand)]
+pub enum CacheVerb {
+    /// Remove what was used longest ago; whatever is removed is made or fetched again when it is needed
+    Gc(CacheGcArgs),
+}
+
+/// Arguments of `farrow cache gc`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  farrow cache gc                 what was not used for 30 days
+  farrow cache gc --keep 20G      as much as is needed to have at most 20 GiB
+  farrow cache gc --older 7       what was not used for a week")]
+pub struct CacheGcArgs {
+    /// Keep at most so much, such as 20G
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub keep: Option<u64>,
+    /// Remove what was not used for so many days (default: 30, unless --keep is given)
+    #[arg(long, value_name = "DAYS")]
+    pub older: Option<u64>,
+    /// Wait until no other run of farrow uses the cache, instead of failing
+    #[arg(long)]
+    pub wait: bool,
+    /// Only say what would be removed
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// Arguments of `farrow image boot`.

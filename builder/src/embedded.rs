@@ -17,6 +17,9 @@ pub static WATCH_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-watch
 /// Which devices udev looks at when a machine starts.
 pub static COLDPLUG: &str = include_str!("../../bootstrap/systemd/coldplug.conf");
 
+/// The JSON Schema of recipes, for editors.
+pub static RECIPE_SCHEMA: &str = include_str!("../../recipes/recipe.schema.json");
+
 /// The text of a shipped recipe.
 pub fn recipe(name: &str) -> Option<&'static str> {
     RECIPES.get_file(format!("{name}.toml"))?.contents_utf8()

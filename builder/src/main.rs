@@ -1,12 +1,15 @@
 //! `farrow`: recipes to offline repositories, repositories to machine images, images to machines that run.
 
 mod bake;
+mod beside;
 mod boot_masks;
+mod cache;
 mod cli;
 mod commands;
 mod control;
 mod deployment;
 mod diagnostic;
+mod effects;
 mod embedded;
 #[cfg(test)]
 #[path = "../tests/golden/mod.rs"]

@@ -124,12 +124,15 @@ fn bootstrap(recipe: &Recipe, lock: &Lock) -> Result<NewDeb> {
     let mut files = machine_files::of_every_machine(recipe, lock, Origin::Packages)?;
     // What packages find when they are configured. Files that an image gets afterwards replace those of packages, which a
     // package must not.
-    let before =
-        |file: &&File| file.phase == Phase::BeforePackages && !file.path.starts_with(PRESETS);
+    let before = |file: &&File| {
+        file.phase == Phase::BeforePackages
+            && file.link.is_none()
+            && !file.path.starts_with(PRESETS)
+    };
     files.extend(recipe.files.iter().filter(before).map(|file| MachineFile {
         path: file.path.clone(),
         mode: file.mode(),
-        content: file.text().as_bytes().to_vec(),
+        content: file.bytes().to_vec(),
     }));
     files.push(MachineFile {
         path: format!("{PRESETS}{PRESET}"),

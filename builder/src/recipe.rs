@@ -1,5 +1,6 @@
 //! Recipes in three stages: [`RecipeFile`] as written, merged along `extends`, and [`Recipe`], which is valid.
 
+mod files;
 mod reading;
 mod targets;
 mod validating;
@@ -7,6 +8,7 @@ mod validating;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use images::pack::RootCompression;
 use offline_repo::layout::Layout;
 use serde::{Deserialize, Serialize};
 
@@ -139,6 +141,12 @@ pub struct User {
     /// Login shell (default: /usr/sbin/nologin).
     #[serde(default = "default_shell")]
     pub shell: String,
+    /// Full name or purpose.
+    #[serde(default)]
+    pub comment: String,
+    /// Groups that it joins: of other users of the recipe, or of base-passwd.
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 fn default_shell() -> String {
@@ -152,19 +160,30 @@ pub struct File {
     /// Absolute path in the image.
     pub path: String,
     /// The text; a leading newline is dropped.
+    #[serde(default)]
     pub content: String,
+    /// Instead of a text: a file whose content is taken, by its path from the recipe's folder.
+    pub source: Option<String>,
+    /// Instead of a text: the target of a symbolic link.
+    pub link: Option<String>,
     /// Permissions in octal (default: 0644).
     #[serde(default = "default_mode")]
     pub mode: String,
+    /// One of the recipe's users, who owns it (default: root).
+    pub owner: Option<String>,
+    /// The content of `source`.
+    #[serde(skip)]
+    taken: Option<Vec<u8>>,
     /// When it is written (default: after the packages are configured).
     #[serde(default)]
     pub phase: Phase,
 }
 
 impl File {
-    /// The text as it is written.
-    pub fn text(&self) -> &str {
-        self.content.strip_prefix('\n').unwrap_or(&self.content)
+    /// The content as it is written.
+    pub fn bytes(&self) -> &[u8] {
+        let text = self.content.strip_prefix('\n').unwrap_or(&self.content);
+        self.taken.as_deref().unwrap_or(text.as_bytes())
     }
 
     /// The permission bits; they were checked when the recipe was read.
@@ -234,6 +253,8 @@ pub struct ImageSection {
     /// Further kernel arguments.
     #[serde(default)]
     pub kernel_arguments: Vec<String>,
+    /// How the root is packed: "lz4" (default) or "zstd", which is smaller and slower to read.
+    pub root_compression: Option<RootCompression>,
     /// Size of each root slot in MiB (default: from the content, with room for upgrades).
     pub root_slot_mib: Option<u64>,
     /// Size of `/var` in the image in MiB; it grows at first boot (default: from the content).
@@ -242,12 +263,22 @@ pub struct ImageSection {
 
 /// Formats that an image can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum ImageFormat {
     /// The disk, byte for byte, sparse.
     Raw,
     /// QEMU's qcow2.
     Qcow2,
+    /// qcow2 with compressed clusters.
+    Qcow2Compressed,
+    /// VMware's stream-optimised VMDK.
+    Vmdk,
+    /// Fixed VHD, for Azure and Hyper-V.
+    Vhd,
+    /// Google Compute Engine's disk.raw in a tar archive.
+    Gce,
+    /// A virtual appliance with a VMDK.
+    Ova,
     /// The root tree as a tar archive.
     Tar,
 }
@@ -304,6 +335,11 @@ impl Recipe {
         merged.validate(source)
     }
 
+    /// The files that a recipe is merged from, each with its name: the outermost parent first.
+    pub fn layers(argument: &str) -> Result<Vec<(String, RecipeFile)>> {
+        RecipeFile::layers(argument, None).map(|(_, layers)| layers)
+    }
+
     /// The contents of an upstream's key files.
     pub fn keys(&self, upstream: &Upstream) -> Result<Vec<Vec<u8>>> {
         upstream
@@ -329,6 +365,15 @@ impl Recipe {
                 }
             })
             .collect()
+    }
+
+    /// The id of a file's owner; it was checked when the recipe was read.
+    pub fn owner(&self, file: &File) -> u32 {
+        let owner = self
+            .users
+            .iter()
+            .find(|user| Some(&user.name) == file.owner.as_ref());
+        owner.map_or(0, |user| user.uid)
     }
 
     /// All package names, sorted and without repetition.

@@ -20,7 +20,7 @@ use offline_repo::openpgp::Keyring;
 use offline_repo::progress::Progress;
 use offline_repo::publish;
 use offline_repo::repository::{Repository, RepositoryPackage};
-use offline_repo::sbom::{self, Component, Subject};
+use offline_repo::sbom::{self, Component, Kind, Subject};
 
 use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result};
@@ -30,7 +30,7 @@ use crate::locks;
 use crate::recipe::{self, Recipe};
 use crate::session::{Done, Session, Stage};
 
-pub use repository::{RepositoryForm, repository};
+pub use repository::{RepositoryForm, repository, signer};
 
 /// What `repo verify` found.
 pub struct Verified {
@@ -124,6 +124,7 @@ pub fn sbom(path: &Path, lock: &Lock, is_spdx: bool) -> Result<String> {
         digest: manifest,
         epoch: epoch(lock),
         tool: ("farrow".into(), env!("CARGO_PKG_VERSION").into()),
+        kind: Kind::Repository,
     };
     let packages = repository.packages().iter();
     let components: Vec<Component> = packages.map(Component::of).collect();

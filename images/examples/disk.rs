@@ -35,6 +35,7 @@ fn main() {
         init: std::fs::read(init).unwrap_or_default(),
         epoch: 1_750_000_000,
         seed: [1; 32],
+        root_compression: Default::default(),
         root_slot_mib: None,
         var_mib: 256,
         formats: formats

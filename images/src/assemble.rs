@@ -41,7 +41,7 @@ pub(crate) fn assemble(path: &Path, layout: &Layout, parts: &Parts, esp: &Path) 
 }
 
 /// Copies a file's data to an offset of another file; its holes stay holes.
-fn copy_data(source: &Path, mut target: &File, offset: u64) -> std::io::Result<()> {
+pub(crate) fn copy_data(source: &Path, mut target: &File, offset: u64) -> std::io::Result<()> {
     use std::io::Read;
     let file = File::open(source)?;
     let mut from = 0;

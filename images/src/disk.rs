@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::esp;
 use crate::formats::{self, Format};
 use crate::manifest::{Artifact, Manifest, Provenance};
-use crate::pack::{self, Context};
+use crate::pack::{self, Context, RootCompression};
 use crate::partitions::{self, Guid, Layout, Role, Wish};
 use crate::progress::{ProgressFn, stage};
 use crate::root::RootTree;
@@ -53,6 +53,8 @@ pub struct DiskInput {
     pub epoch: u64,
     /// Ids and salts derive from it.
     pub seed: [u8; 32],
+    /// How the root file system is packed.
+    pub root_compression: RootCompression,
     /// Size of each of the two root slots in MiB; none: a quarter more than the content.
     pub root_slot_mib: Option<u64>,
     /// Size of `/var` in the image, MiB; at least 64. It grows on the machine.
@@ -170,7 +172,8 @@ impl Parts {
     fn make(input: &DiskInput, context: &Context) -> Result<Self> {
         let (path, digest) = (&input.root.path, &input.root.digest);
         let content = |label: &str| Guid::from_digest(&Sha256::digest(format!("{label} {digest}")));
-        let root = pack::root(context, path, digest, content("root file system"))?;
+        let uuid = content("root file system");
+        let root = pack::root(context, path, digest, uuid, input.root_compression)?;
         let salt = Sha256::new()
             .chain_update(input.seed)
             .chain_update("verity salt")
@@ -279,6 +282,7 @@ pub(crate) mod tests {
             init: Vec::new(),
             epoch: 0,
             seed: [0; 32],
+            root_compression: RootCompression::default(),
             root_slot_mib: None,
             var_mib: 256,
             formats: vec![Format::Raw],

@@ -91,6 +91,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A file is not an image that can be looked into.
+    #[error("{}: {reason}", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// An image manifest cannot be used.
     #[error("manifest {}: {reason}", path.display())]
     Manifest {
@@ -136,6 +144,7 @@ impl Error {
             Error::Boot { .. } => "FR-IMAGE-BOOT",
             Error::Image { .. } => "FR-IMAGE-INPUT",
             Error::Table { .. } => "FR-IMAGE-TABLE",
+            Error::Unknown { .. } => "FR-IMAGE-UNKNOWN",
             Error::Manifest { .. } => "FR-IMAGE-MANIFEST",
             Error::Verify { .. } => "FR-IMAGE-VERIFY",
             Error::Machine(error) => error.code(),
@@ -151,6 +160,10 @@ impl Error {
             Error::Verify { .. } | Error::Table { .. } => {
                 Some("the file is damaged or was changed: build or download it again".to_owned())
             }
+            Error::Unknown { .. } => Some(
+                "name an image that farrow made: raw, qcow2, VMDK, VHD, a GCE archive or an OVA"
+                    .to_owned(),
+            ),
             Error::MissingHostProgram { name } => Some(format!(
                 "install the package `uidmap` (Debian, Ubuntu) or `shadow-utils` (Fedora, EL), which has the set-uid program {name}, or run as root"
             )),

@@ -172,22 +172,12 @@ impl Manifest {
         Self::parse(&text).map_err(refuse)
     }
 
-    /// Lines for `sha256sum -c`, one for each artefact.
-    pub fn checksums(&self) -> String {
-        let line = |a: &Artifact| format!("{}  {}\n", a.sha256, a.path.display());
-        self.artifacts.iter().map(line).collect()
-    }
-
-    /// Writes the manifest, and `SHA256SUMS` beside it, each whole or not at all; the manifest last.
+    /// Writes the manifest, whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_vec_pretty(self).map_err(|e| Error::Manifest {
             path: path.to_owned(),
             reason: e.to_string(),
         })?;
-        write_atomic(
-            &path.with_file_name("SHA256SUMS"),
-            self.checksums().as_bytes(),
-        )?;
         write_atomic(path, &[&json[..], b"\n"].concat())
     }
 }
@@ -240,8 +230,6 @@ mod tests {
         let path = folder.path().join("pigsty.manifest.json");
         sample().write(&path).unwrap();
         assert_eq!(Manifest::read(&path).unwrap(), sample());
-        let sums = std::fs::read_to_string(folder.path().join("SHA256SUMS")).unwrap();
-        assert_eq!(sums, "ab  pigsty-1.raw\n");
     }
 
     #[test]

@@ -51,6 +51,9 @@ impl Cache {
         }
         let path = self.path(sha256);
         if Sha256::of_file(&path)? == (*sha256, size) {
+            // The time of last use decides what goes when the cache is bounded; others may share it read-only.
+            let used = fs::FileTimes::new().set_accessed(std::time::SystemTime::now());
+            let _ = File::open(&path).and_then(|file| file.set_times(used));
             return Ok(true);
         }
         fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;

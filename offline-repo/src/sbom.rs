@@ -12,6 +12,25 @@ use crate::digest::Sha256;
 use crate::percent;
 use crate::repository::RepositoryPackage;
 
+/// Kinds of things that consist of packages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A repository of packages.
+    Repository,
+    /// An image of a machine that they are installed on.
+    Image,
+}
+
+impl Kind {
+    /// Its element in SPDX, and its component type in CycloneDX.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Kind::Repository => ("SPDXRef-Repository", "application"),
+            Kind::Image => ("SPDXRef-Image", "operating-system"),
+        }
+    }
+}
+
 /// What a document is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
@@ -25,6 +44,8 @@ pub struct Subject {
     pub epoch: u64,
     /// What made it, with its version: "farrow-0.1.0".
     pub tool: (String, String),
+    /// What it is.
+    pub kind: Kind,
 }
 
 /// A package in a document.
@@ -126,16 +147,16 @@ fn to_text(document: &Value) -> String {
 
 /// The document in SPDX 2.3 JSON.
 pub fn spdx(subject: &Subject, components: &[Component]) -> String {
-    const ROOT: &str = "SPDXRef-Repository";
+    let (root, _) = subject.kind.names();
     let components = sorted(components);
     let mut packages = vec![json!({
-        "SPDXID": ROOT, "name": subject.name, "versionInfo": subject.version,
+        "SPDXID": root, "name": subject.name, "versionInfo": subject.version,
         "downloadLocation": "NOASSERTION", "filesAnalyzed": false,
         "licenseConcluded": "NOASSERTION", "licenseDeclared": "NOASSERTION", "copyrightText": "NOASSERTION",
         "checksums": [{"algorithm": "SHA256", "checksumValue": subject.digest.to_string()}],
     })];
     let mut relationships = vec![json!({
-        "spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES", "relatedSpdxElement": ROOT,
+        "spdxElementId": "SPDXRef-DOCUMENT", "relationshipType": "DESCRIBES", "relatedSpdxElement": root,
     })];
     for component in components {
         packages.push(json!({
@@ -146,7 +167,7 @@ pub fn spdx(subject: &Subject, components: &[Component]) -> String {
             "externalRefs": [{"referenceCategory": "PACKAGE-MANAGER", "referenceType": "purl", "referenceLocator": component.purl()}],
         }));
         relationships.push(json!({
-            "spdxElementId": ROOT, "relationshipType": "CONTAINS", "relatedSpdxElement": component.spdx_id(),
+            "spdxElementId": root, "relationshipType": "CONTAINS", "relatedSpdxElement": component.spdx_id(),
         }));
     }
     let (tool, version) = &subject.tool;
@@ -161,6 +182,7 @@ pub fn spdx(subject: &Subject, components: &[Component]) -> String {
 
 /// The document in CycloneDX 1.6 JSON.
 pub fn cyclonedx(subject: &Subject, components: &[Component]) -> String {
+    let (_, kind) = subject.kind.names();
     let components = sorted(components);
     let root = format!("{}@{}", subject.name, subject.version);
     let hash = |sha256: &Sha256| json!([{"alg": "SHA-256", "content": sha256.to_string()}]);
@@ -181,7 +203,7 @@ pub fn cyclonedx(subject: &Subject, components: &[Component]) -> String {
         "metadata": {
             "timestamp": date::format_iso(subject.epoch),
             "tools": {"components": [{"type": "application", "name": tool, "version": version}]},
-            "component": {"type": "application", "bom-ref": root, "name": subject.name, "version": subject.version,
+            "component": {"type": kind, "bom-ref": root, "name": subject.name, "version": subject.version,
                           "hashes": hash(&subject.digest)},
         },
         "components": listed,
@@ -200,6 +222,7 @@ mod tests {
             digest: Sha256::of(b"manifest"),
             epoch: 1_795_000_000,
             tool: ("farrow".into(), "0.1.0".into()),
+            kind: Kind::Repository,
         }
     }
 

@@ -1,4 +1,4 @@
-//! `farrow image …`: build, boot, verify.
+//! `farrow image …`: which command is where, and build.
 
 use std::path::{Path, PathBuf};
 
@@ -6,8 +6,9 @@ use serde_json::json;
 
 use crate::bake;
 use crate::cli::{ImageBuildArgs, ImageCommand};
-use crate::commands::boot;
+use crate::commands::{boot, look};
 use crate::diagnostic::{Diagnostic, Result};
+use crate::effects;
 use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session};
 use crate::stages;
@@ -17,7 +18,9 @@ pub fn run(session: &Session, command: ImageCommand) -> Result<()> {
     match command {
         ImageCommand::Build(args) => build(session, &args),
         ImageCommand::Boot(args) => boot::run(session, &args),
-        ImageCommand::Verify { manifest } => verify(session, &manifest),
+        ImageCommand::Verify { manifest, key } => look::verify(session, &manifest, &key),
+        ImageCommand::Inspect { image, packages } => look::inspect(session, &image, packages),
+        ImageCommand::Diff { old, new } => look::diff(session, &old, &new),
     }
 }
 
@@ -35,7 +38,7 @@ fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
         ([], of_recipe) => of_recipe.to_vec(),
         (chosen, _) => chosen.to_vec(),
     };
-    bake::image(
+    let baked = bake::image(
         session,
         &recipe,
         &repository.path,
@@ -44,7 +47,14 @@ fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
         &out.join("image"),
     )?;
     session.say(&out.join("image").display().to_string());
-    session.finish(json!({}))
+    if !args.explain {
+        return session.finish(json!({}));
+    }
+    let effects = effects::of(&Recipe::layers(&args.recipe)?, &recipe, &baked)?;
+    for line in effects::lines(&effects) {
+        session.say(&line);
+    }
+    session.finish(json!({"effects": effects}))
 }
 
 /// A repository folder; that of a tarball is gone with this value.
@@ -87,16 +97,4 @@ fn repository(session: &Session, given: &Path) -> Result<Unpacked> {
         path,
         _folder: Some(folder),
     })
-}
-
-fn verify(session: &Session, manifest: &Path) -> Result<()> {
-    let found = session.stage("verify", |_| {
-        Ok(Done::made(images::inspect::verify(manifest)?))
-    })?;
-    session.say(&format!(
-        "{}: intact, root hash {}",
-        manifest.display(),
-        found.root_hash
-    ));
-    session.finish(json!({"root_hash": found.root_hash, "intact": true}))
 }

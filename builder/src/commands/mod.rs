@@ -1,9 +1,11 @@
 //! The commands: each reads its arguments, runs stages and reports.
 
 mod boot;
+mod cache;
 mod explain;
 mod image;
 mod lock;
+mod look;
 mod machine;
 mod new;
 mod repo;
@@ -22,6 +24,10 @@ use crate::session::Session;
 
 /// Runs one command.
 pub fn run(session: &Session, command: Command) -> Result<()> {
+    let _in_use = match command.uses_cache() {
+        true => crate::cache::hold(&session.paths.cache)?,
+        false => None,
+    };
     match command {
         Command::Up(args) => up::run(session, &args),
         Command::New { dir } => new::run(session, &dir),
@@ -32,6 +38,7 @@ pub fn run(session: &Session, command: Command) -> Result<()> {
         Command::Machine(args) => machine::run(session, &args),
         Command::Seed(args) => seed::run(session, &args),
         Command::Explain(args) => explain::run(session, &args),
+        Command::Cache(args) => cache::run(session, &args),
         Command::Bootstrap { out } => write_bootstrap(session, &out),
         Command::Tools(args) => tools::run(session, &args),
         Command::Completions { shell } => print_completions(shell),

@@ -7,6 +7,9 @@ use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::session::Session;
 
+/// The schema by which editors know the keys of recipes; the first line of a recipe names it.
+const SCHEMA: &str = "recipe.schema.json";
+
 /// Writes the files into a folder that does not exist or is empty.
 pub fn run(session: &Session, dir: &Path) -> Result<()> {
     if std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
@@ -35,6 +38,7 @@ pub fn run(session: &Session, dir: &Path) -> Result<()> {
         recipe(name).as_bytes(),
         0o644,
     )?;
+    write_file(&dir.join(SCHEMA), embedded::RECIPE_SCHEMA.as_bytes(), 0o644)?;
     let deployment = embedded::deployment("two-node").expect("shipped");
     write_file(&dir.join("deployment.toml"), deployment.as_bytes(), 0o644)?;
     session.say(&format!("wrote {0}/{name}.toml and {0}/deployment.toml\nnext: farrow up {0}/deployment.toml --recipe {0}/{name}.toml", dir.display()));
@@ -43,7 +47,8 @@ pub fn run(session: &Session, dir: &Path) -> Result<()> {
 
 fn recipe(name: &str) -> String {
     format!(
-        r#"# A recipe of your own: everything of `pigsty`, and what you add.
+        r#"#:schema {SCHEMA}
+# A recipe of your own: everything of `pigsty`, and what you add.
 extends = "pigsty"
 schema = 1
 name = "{name}"

@@ -100,7 +100,7 @@ fn verify(session: &Session, args: &VerifyArgs) -> Result<()> {
 }
 
 /// The keys in files; none: what a repository brings along is taken, which finds damage but not forgery.
-fn keyring(files: &[PathBuf]) -> Result<Option<Keyring>> {
+pub(super) fn keyring(files: &[PathBuf]) -> Result<Option<Keyring>> {
     let contents = files
         .iter()
         .map(|path| std::fs::read(path).map_err(|e| Diagnostic::io("read", path, e)))

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::RecipeFile;
+use super::{ImageSection, RecipeFile, files};
 use crate::diagnostic::{self, Diagnostic, Result};
 use crate::embedded;
 
@@ -64,7 +64,7 @@ impl Source {
         let file: RecipeFile = toml::from_str(&self.text)
             .map_err(|error| diagnostic::from_toml("RECIPE", &self.shown, &self.text, &error))?;
         match file.schema {
-            SCHEMA => Ok(file),
+            SCHEMA => files::take_sources(file, self),
             other => Err(Diagnostic::invalid(
                 "FR-RECIPE-SCHEMA",
                 format!(
@@ -87,7 +87,7 @@ fn merge(parent: RecipeFile, child: RecipeFile) -> RecipeFile {
         schema: child.schema,
         name: child.name,
         description: child.description,
-        extends: parent.extends,
+        extends: None,
         architecture: child.architecture.or(parent.architecture),
         distribution: child.distribution.or(parent.distribution),
         upstreams: [parent.upstreams, child.upstreams].concat(),
@@ -97,24 +97,57 @@ fn merge(parent: RecipeFile, child: RecipeFile) -> RecipeFile {
         files: [parent.files, child.files].concat(),
         scripts: [parent.scripts, child.scripts].concat(),
         services: child.services.or(parent.services),
-        image: child.image.or(parent.image),
+        image: merge_images(parent.image, child.image),
         bases: [parent.bases, child.bases].concat(),
         targets: [parent.targets, child.targets].concat(),
     }
 }
 
+/// The child's formats and sizes win, kernel arguments are joined.
+fn merge_images(parent: Option<ImageSection>, child: Option<ImageSection>) -> Option<ImageSection> {
+    let (Some(parent), Some(child)) = (&parent, &child) else {
+        return child.or(parent);
+    };
+    let formats = match child.formats.is_empty() {
+        true => &parent.formats,
+        false => &child.formats,
+    };
+    Some(ImageSection {
+        formats: formats.clone(),
+        kernel_arguments: [&parent.kernel_arguments[..], &child.kernel_arguments].concat(),
+        root_compression: child.root_compression.or(parent.root_compression),
+        root_slot_mib: child.root_slot_mib.or(parent.root_slot_mib),
+        var_mib: child.var_mib.or(parent.var_mib),
+    })
+}
+
 impl RecipeFile {
     /// Reads a recipe and merges the chain that it extends; `from` is the recipe that names it.
     pub(super) fn read(argument: &str, from: Option<&Path>) -> Result<(Self, Source)> {
+        let (source, layers) = Self::layers(argument, from)?;
+        let files = layers.into_iter().map(|(_, file)| file);
+        // There is at least the recipe itself.
+        let merged = files.reduce(merge).unwrap_or_default();
+        Ok((merged, source))
+    }
+
+    /// The chain that a recipe extends, with the names of the files: the outermost parent first, the recipe last.
+    pub(super) fn layers(
+        argument: &str,
+        from: Option<&Path>,
+    ) -> Result<(Source, Vec<(String, Self)>)> {
         let source = Source::find(argument, from)?;
-        let mut merged = source.parse()?;
         let mut at = source.clone();
-        for _ in 0..MAX_EXTENDS {
-            let Some(parent) = merged.extends.take() else {
-                return Ok((merged, source));
+        let mut layers = Vec::new();
+        for _ in 0..=MAX_EXTENDS {
+            let file = at.parse()?;
+            let parent = file.extends.clone();
+            layers.push((at.shown.clone(), file));
+            let Some(parent) = parent else {
+                layers.reverse();
+                return Ok((source, layers));
             };
             at = Source::find(&parent, at.path.as_deref())?;
-            merged = merge(at.parse()?, merged);
         }
         Err(Diagnostic::invalid(
             "FR-RECIPE-EXTENDS",

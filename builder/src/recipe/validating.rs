@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::reading::Source;
-use super::{Catalogue, File, Recipe, RecipeFile, Upstream, UpstreamKind, targets};
+use super::{Catalogue, Recipe, RecipeFile, Upstream, UpstreamKind, files, targets};
 use crate::diagnostic::{Diagnostic, Result};
 
 /// How deep groups may take in others; a longer chain is taken for a loop.
@@ -32,9 +32,7 @@ impl RecipeFile {
         for name in packages.values().flatten() {
             check_package(name, kind, &source)?;
         }
-        for file in &self.files {
-            check_file(file, &source)?;
-        }
+        files::check(&self.files, &self.users, &source)?;
         for script in &self.scripts {
             check_name("script name", &script.name, &source.shown)?;
         }
@@ -211,24 +209,4 @@ fn check_package_name(name: &str, source: &Source) -> Result<()> {
     )
     .at(&source.shown, &source.text, span)
     .with_hint("package names have lower-case letters, digits, and + - ."))
-}
-
-fn check_file(file: &File, source: &Source) -> Result<()> {
-    let confined = file.path.starts_with('/') && !file.path.split('/').any(|part| part == "..");
-    if confined && u32::from_str_radix(&file.mode, 8).is_ok_and(|mode| mode <= 0o7777) {
-        return Ok(());
-    }
-    let span = source
-        .text
-        .find(&format!("\"{}\"", file.path))
-        .map(|at| at..at + file.path.len() + 2);
-    Err(Diagnostic::invalid(
-        "FR-RECIPE-FILE",
-        format!(
-            "file `{}` with mode `{}` is not valid",
-            file.path, file.mode
-        ),
-    )
-    .at(&source.shown, &source.text, span)
-    .with_hint("a path is absolute and has no `..`, a mode is octal such as 0644"))
 }

@@ -37,7 +37,7 @@ pub struct BuiltRepository {
 }
 
 /// The repository's signing key, made at the first use; it never lies in a cache or in what is made.
-fn signer(session: &Session) -> Result<Signer> {
+pub fn signer(session: &Session) -> Result<Signer> {
     let path = session.paths.signing_key();
     if !path.exists() {
         Signer::generate(KEY_USER)?.save(&path)?;

@@ -6,6 +6,7 @@ mod apt;
 mod bake_kills;
 mod containers;
 mod failover;
+mod formats;
 mod image;
 mod install;
 mod interrupts;
@@ -82,6 +83,7 @@ pub fn in_order() -> Vec<Part> {
             "a_killed_bake_leaves_nothing_and_goes_on",
             bake_kills::killed,
         ),
+        part("a_small_image_in_every_format_is_read_back", formats::all),
         root_part(
             "a_plain_user_can_bake_and_plan",
             unprivileged::bake_and_plan,
@@ -105,6 +107,7 @@ pub fn in_order() -> Vec<Part> {
             run: failover::emulated,
         },
         part("wrong_recipes_are_refused", refusals::recipes),
+        part("what_is_no_image_is_refused", formats::refusals),
         part(
             "wrong_deployments_and_metadata_are_refused",
             refusals::deployments,

@@ -17,8 +17,15 @@ name = "tiny"
 base = ["hello"]
 "#;
 
+const OWN_FILE_OUTSIDE: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\nsource = \"../x\"\n";
+const OWN_FILE_MISSING: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\nsource = \"files/x\"\n";
+const OWN_FILE_TWICE: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\ncontent = \"x\"\nlink = \"y\"\n";
+const OWN_FILE_OWNER: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\ncontent = \"x\"\nowner = \"nobody-here\"\n";
+const OWN_USER_ID: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[user]]\nname = \"me\"\nuid = 1000\nhome = \"/home/me\"\n";
+const OWN_USER_TWICE: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[user]]\nname = \"me\"\nuid = 543\nhome = \"/var/lib/me\"\n";
+
 /// Compares printed text with the file that holds it; `FARROW_UPDATE_GOLDEN=1` writes the file.
-fn golden(world: &World, name: &str, text: &str) -> Result<()> {
+pub(super) fn golden(world: &World, name: &str, text: &str) -> Result<()> {
     let path = world.project.join("tests/golden").join(name);
     if std::env::var_os("FARROW_UPDATE_GOLDEN").is_some() {
         fs::create_dir_all(path.parent().expect("has a folder"))?;
@@ -53,6 +60,12 @@ pub fn recipes(world: &World) -> Result<()> {
             "unknown-parent",
             "extends = \"debian-31\"\nschema = 1\nname = \"x\"\n",
         ),
+        ("file-outside", OWN_FILE_OUTSIDE),
+        ("file-source-missing", OWN_FILE_MISSING),
+        ("file-two-contents", OWN_FILE_TWICE),
+        ("file-unknown-owner", OWN_FILE_OWNER),
+        ("user-of-people", OWN_USER_ID),
+        ("user-twice", OWN_USER_TWICE),
         ("future-schema", "schema = 9\nname = \"x\"\n"),
         ("not-toml", "schema = 1\nname = \n"),
     ];

@@ -1,0 +1,315 @@
+//! Disk images in the formats that hypervisors and clouds take.
+//!
+//! Each but plain qcow2 is written here, streamed from the raw disk without its holes. The same disk and
+//! [`Identity`] give the same bytes.
+
+mod gce;
+pub(crate) mod magic;
+mod ova;
+mod qcow2;
+mod sparse;
+mod vhd;
+mod vmdk;
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use self::sparse::Disk;
+use crate::disk::DiskInput;
+use crate::error::{Error, Result};
+use crate::manifest::Artifact;
+use crate::progress::{ProgressFn, stage};
+use crate::tools::ToolsTree;
+
+/// A format of disk images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// The disk's bytes, as a sparse file.
+    Raw,
+    /// QEMU's format, version 3, not compressed.
+    Qcow2,
+    /// The same with compressed clusters (zstd; QEMU 5.1 and later).
+    Qcow2Compressed,
+    /// VMware's stream-optimised VMDK.
+    Vmdk,
+    /// Fixed VHD, for Azure and Hyper-V.
+    Vhd,
+    /// `disk.raw` in a tar archive, for Google Compute Engine.
+    Gce,
+    /// A virtual appliance with a VMDK.
+    Ova,
+}
+
+impl Format {
+    /// All formats.
+    pub const ALL: [Format; 7] = [
+        Format::Raw,
+        Format::Qcow2,
+        Format::Qcow2Compressed,
+        Format::Vmdk,
+        Format::Vhd,
+        Format::Gce,
+        Format::Ova,
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Raw => "raw",
+            Format::Qcow2 => "qcow2",
+            Format::Qcow2Compressed => "qcow2-compressed",
+            Format::Vmdk => "vmdk",
+            Format::Vhd => "vhd",
+            Format::Gce => "gce",
+            Format::Ova => "ova",
+        }
+    }
+
+    /// How its files' names end, behind a dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Format::Qcow2Compressed => "compressed.qcow2",
+            Format::Gce => "gce.tar.gz",
+            other => other.name(),
+        }
+    }
+
+    /// The format with this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
+
+    fn stage(self) -> &'static str {
+        match self {
+            Format::Raw => "image/raw",
+            Format::Qcow2 => "image/qcow2",
+            Format::Qcow2Compressed => "image/qcow2-compressed",
+            Format::Vmdk => "image/vmdk",
+            Format::Vhd => "image/vhd",
+            Format::Gce => "image/gce",
+            Format::Ova => "image/ova",
+        }
+    }
+}
+
+/// What formats say about an image besides its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the image.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Ids derive from it.
+    pub seed: [u8; 32],
+    /// Time in headers, seconds since 1970.
+    pub epoch: u64,
+}
+
+/// Makes the wanted formats of a raw disk in `out`; the raw file is moved or left.
+pub(crate) fn make(
+    input: &DiskInput,
+    raw: &Path,
+    tools: &ToolsTree,
+    out: &Path,
+    progress: ProgressFn,
+) -> Result<Vec<Artifact>> {
+    let identity = Identity {
+        name: input.name.clone(),
+        version: input.version.clone(),
+        seed: input.seed,
+        epoch: input.epoch,
+    };
+    let (raw_wanted, others): (Vec<Format>, Vec<Format>) = input
+        .formats
+        .iter()
+        .partition(|format| **format == Format::Raw);
+    let one = |format: &Format| {
+        stage(progress, format.stage(), || {
+            let path = match format {
+                Format::Raw => raw.to_owned(),
+                other => convert(*other, raw, &identity, tools)?,
+            };
+            artifact(*format, &path)
+        })
+    };
+    // One reads the raw file to hash it, the others to convert it.
+    let (raws, others): (Result<Vec<Artifact>>, Result<Vec<Artifact>>) = rayon::join(
+        || raw_wanted.iter().map(one).collect(),
+        || others.iter().map(one).collect(),
+    );
+    let made = [raws?, others?].concat();
+    let mut artifacts = Vec::new();
+    for format in &input.formats {
+        let Some(artifact) = made.iter().find(|made| made.kind == format.name()) else {
+            continue;
+        };
+        let extension = format.extension();
+        let target = out.join(format!("{}-{}.{extension}", input.name, input.version));
+        fs::rename(&artifact.path, &target).map_err(Error::io("rename to", &target))?;
+        artifacts.push(Artifact {
+            path: target,
+            ..artifact.clone()
+        });
+    }
+    Ok(artifacts)
+}
+
+/// Writes a raw disk in another format to a new file beside it, and waits until it is on the disk. The file's name is
+/// the format's.
+///
+/// # Errors
+/// When the disk cannot be read, the file is there already or cannot be written, or `qemu-img` fails.
+pub fn convert(
+    format: Format,
+    raw: &Path,
+    identity: &Identity,
+    tools: &ToolsTree,
+) -> Result<PathBuf> {
+    let path = raw.with_file_name(format!("image.{}", format.extension()));
+    let disk = || Disk::open(raw);
+    match format {
+        Format::Raw => return Ok(raw.to_owned()),
+        Format::Qcow2 => plain_qcow2(raw, &path, tools)?,
+        Format::Qcow2Compressed => qcow2::write(&disk()?, &path)?,
+        Format::Vmdk => vmdk::write(&disk()?, &vmdk_name(identity), &path)?,
+        Format::Vhd => vhd::write(&disk()?, identity, &path)?,
+        Format::Gce => gce::write(&disk()?, identity, &path)?,
+        Format::Ova => {
+            let vmdk = raw.with_file_name("image.vmdk");
+            let own = !vmdk.exists();
+            if own {
+                vmdk::write(&disk()?, &vmdk_name(identity), &vmdk)?;
+            }
+            ova::write(&vmdk, disk()?.size(), identity, &path)?;
+            if own {
+                fs::remove_file(&vmdk).map_err(Error::io("remove", &vmdk))?;
+            }
+        }
+    }
+    Ok(path)
+}
+
+fn vmdk_name(identity: &Identity) -> String {
+    format!("{}-{}.vmdk", identity.name, identity.version)
+}
+
+/// Converts with `qemu-img`, whose plain qcow2 files depend on nothing but the content.
+fn plain_qcow2(raw: &Path, path: &Path, tools: &ToolsTree) -> Result<()> {
+    let folder = raw.parent().unwrap_or(raw);
+    let inside = |path: &Path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    let (raw, made) = (inside(raw), inside(path));
+    // Unordered writes by several coroutines would depend on their timing, hence -m 1.
+    let argv = [
+        "qemu-img", "convert", "-m", "1", "-f", "raw", "-O", "qcow2", &raw, &made,
+    ];
+    tools
+        .sandbox()
+        .map_ids(false)
+        .bind(folder, "/work")
+        .workdir("/work")
+        .run(&argv, None)?;
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(Error::io("flush", path))
+}
+
+fn artifact(format: Format, path: &Path) -> Result<Artifact> {
+    let (sha256, size) = digest(path)?;
+    Ok(Artifact {
+        kind: format.name().to_owned(),
+        path: path.to_owned(),
+        sha256,
+        size,
+    })
+}
+
+/// SHA-256 in hex and size of a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn digest(path: &Path) -> Result<(String, u64)> {
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 4 << 20];
+    let mut size = 0;
+    loop {
+        match file.read(&mut buffer).map_err(Error::io("read", path))? {
+            0 => return Ok((hex::encode(hash.finalize()), size)),
+            length => {
+                hash.update(&buffer[..length]);
+                size += length as u64;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    pub(crate) fn identity() -> Identity {
+        Identity {
+            name: "sample".to_owned(),
+            version: "1.0".to_owned(),
+            seed: [7; 32],
+            epoch: 1_795_000_000,
+        }
+    }
+
+    /// A disk of 67 MiB with text, random bytes and holes, at places where tables and clusters begin and end.
+    pub(crate) fn sample() -> (tempfile::TempDir, Disk) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk.raw");
+        let file = File::create_new(&path).unwrap();
+        file.set_len(67 << 20).unwrap();
+        let text = "the same line again and again\n".repeat(20_000);
+        let mut random = Vec::new();
+        for n in 0..40_000u32 {
+            random.extend(Sha256::digest(n.to_le_bytes()));
+        }
+        for (at, bytes) in [
+            (0, text.as_bytes()),
+            (5 << 20, &random),
+            ((32 << 20) - 10, b"over the end of a table"),
+            ((67 << 20) - 600_000, text.as_bytes()),
+        ] {
+            file.write_all_at(bytes, at).unwrap();
+        }
+        let disk = Disk::open(&path).unwrap();
+        (folder, disk)
+    }
+
+    /// The bytes are the disk's, with nothing but zeros behind them.
+    pub(crate) fn assert_same(disk: &Disk, bytes: &[u8]) {
+        let raw = fs::read(disk.path()).unwrap();
+        assert!(bytes.len() >= raw.len());
+        let (content, rest) = bytes.split_at(raw.len());
+        assert!(content == raw, "another content");
+        assert!(rest.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn names_are_known_and_files_have_names_of_their_own() {
+        for format in Format::ALL {
+            assert_eq!(Format::parse(format.name()), Some(format));
+            let json = serde_json::to_string(&format).unwrap();
+            assert_eq!(json, format!("\"{}\"", format.name()));
+            let others = Format::ALL.iter().filter(|other| **other != format);
+            assert!(
+                others
+                    .map(|other| other.extension())
+                    .all(|other| other != format.extension())
+            );
+        }
+    }
+}
