@@ -267,7 +267,7 @@ pub(crate) mod tests {
     }
 
     /// A disk of 67 MiB with text, random bytes and holes, at places where tables and clusters begin and end.
-    pub(crate) fn sample() -> (tempfile::TempDir, Disk) {
+    pub(super) fn sample() -> (tempfile::TempDir, Disk) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("disk.raw");
         let file = File::create_new(&path).unwrap();
@@ -290,7 +290,7 @@ pub(crate) mod tests {
     }
 
     /// The bytes are the disk's, with nothing but zeros behind them.
-    pub(crate) fn assert_same(disk: &Disk, bytes: &[u8]) {
+    pub(super) fn assert_same(disk: &Disk, bytes: &[u8]) {
         let raw = fs::read(disk.path()).unwrap();
         assert!(bytes.len() >= raw.len());
         let (content, rest) = bytes.split_at(raw.len());

@@ -52,8 +52,8 @@ fn vendor(tools: &Tools<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Of which packages are built, published and installed. Those of aarch64 are built, too, but dnf does not find all of them.
-const ARCHITECTURES: [&str; 1] = ["x86_64"];
+/// Of which packages are built, published and installed.
+const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
 /// From the vendor's packages to dnf on a machine without network.
 pub fn build_and_install(world: &World) -> Result<()> {
@@ -120,7 +120,7 @@ fn same_metadata(tools: &Tools<'_>) -> Result<()> {
 fn install(tools: &Tools<'_>, architecture: &str) -> Result<()> {
     let outcome = tools.run(&format!(
         r#"
-        rm -rf root repos; mkdir -p root repos cache persist log
+        rm -rf root repos cache persist; mkdir -p root repos cache persist log
         sed 's#http://h.shelf/shelf/#file:///work/out/repo/shelf/#' out/repo/shelf.repo > repos/shelf.repo
         ! grep -E 'gpgcheck=0' repos/shelf.repo
         sed -i 's#^gpgkey=.*#&\n       file:///work/keys/vendor.asc#' repos/shelf.repo
