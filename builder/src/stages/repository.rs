@@ -20,7 +20,7 @@ use crate::diagnostic::Result;
 use crate::interrupt;
 use crate::locks;
 use crate::own_packages;
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, UpstreamKind};
 use crate::session::{Done, Session, digest_file};
 
 /// User id of the signing key that farrow makes when there is none.
@@ -144,9 +144,16 @@ fn reusable(
         (package.name.as_str(), package.version.as_str(), sha256)
     });
     let wanted = locked.chain(own).collect();
-    let document = repository.document().ok()??;
-    let complete = here == wanted
-        && document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?)
+    // Only Debian packages have proofs.
+    let proved = match (recipe.kind, repository.document().ok()?) {
+        (UpstreamKind::Rpm, _) => true,
+        (UpstreamKind::Deb, None) => false,
+        (UpstreamKind::Deb, Some(document)) => {
+            document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?)
+        }
+    };
+    let complete = proved
+        && here == wanted
         && repository
             .layout()
             .is_none_or(|layout| layout == recipe.layout)

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
 use e2e::world::World;
+use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use super::refusals::golden;
@@ -310,7 +311,7 @@ pub fn refusals(world: &World) -> Result<()> {
     let cache = dir.join("cache");
     fs::create_dir_all(&cache)?;
     let file = fs::File::create(cache.join(".in-use"))?;
-    file.lock_shared()?;
+    let _held = Flock::lock(file, FlockArg::LockShared).map_err(|(_, errno)| errno)?;
     let outcome = Farrow::new(world, &["cache", "gc", "--keep", "1G"])
         .env("FARROW_CACHE", &cache)
         .run()?;

@@ -59,7 +59,11 @@ const META: [&str; 8] = [
 
 /// Questions asked in the database node.
 const DATABASE: [&str; 4] = [
-    "for name in h.pigsty meta pg-meta-1 pg-test-1; do dig +short @10.10.10.10 $name; done",
+    // The other machine may still be starting its name server.
+    until!(
+        "dig +short @10.10.10.10 pg-test-1 | grep -q '^10.10.10.11$'",
+        "for name in h.pigsty meta pg-meta-1 pg-test-1; do dig +short @10.10.10.10 $name; done"
+    ),
     until!(
         "chronyc -n sources | grep -q '^\\^\\* 10.10.10.10'",
         "chronyc -n sources"

@@ -121,4 +121,10 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "/usr/lib/sysimage",
         "where the package database is on a read-only root",
     ),
+    ("/data", "a link into /var"),
+    ("/var/data", "where the link leads"),
+    (
+        "/var/lib/dpkg",
+        "a link to where the package database is on a read-only root",
+    ),
 ];
