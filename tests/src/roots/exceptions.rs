@@ -34,8 +34,6 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("/var/lib/dpkg/lock*", "locks"),
     ("/var/lib/dpkg/available", "apt's list"),
     ("/var/lib/dpkg/cmethopt", "dselect's"),
-    ("/var/lib/dpkg/parts", "temporary"),
-    ("/var/lib/dpkg/updates", "temporary"),
     ("/var/lib/dpkg/triggers/Lock", "locks"),
     ("/var/lib/ucf/*.[0-9]", "backups"),
     ("/var/lib/python*", "state of the compiler of bytecode"),
