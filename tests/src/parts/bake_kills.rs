@@ -10,17 +10,14 @@ use e2e::world::World;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-/// How often a bake is killed; `FARROW_TEST_CASES` gives another number, `just soak` takes 100.
+use super::number;
+
+/// How often a bake is killed; `FARROW_TEST_CASES` gives another number.
 const KILLS: u64 = 10;
 /// A small image with a kernel, so that every stage of a disk is there.
 const RECIPE: &str = "base";
 /// How long the kernel may take to end what a killed process leaves.
 const AFTERMATH: Duration = Duration::from_secs(5);
-
-fn number(variable: &str, default: u64) -> u64 {
-    let given = std::env::var(variable).ok();
-    given.and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 /// A bake in `dir` with its own cache, which shares nothing but downloads.
 fn bake(world: &World, dir: &Path) -> Farrow {

@@ -189,3 +189,9 @@ fn root_part(
     let skip = (!geteuid().is_root()).then(|| format!("needs {needs}"));
     Part { name, skip, run }
 }
+
+/// The number in an environment variable, such as how many cases a test draws.
+fn number(variable: &str, default: u64) -> u64 {
+    let given = std::env::var(variable).ok();
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
+}

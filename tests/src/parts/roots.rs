@@ -8,6 +8,8 @@ use e2e::farrow::Farrow;
 use e2e::roots::tree;
 use e2e::world::World;
 
+use super::number;
+
 /// Packages with scripts, triggers, diversions, alternatives and accounts of all sorts.
 const VARIED: &str = include_str!("../../recipes/varied-packages.txt");
 /// How many sets of them are compared: a tenth of what a long run does.
@@ -133,10 +135,7 @@ fn left_out(line: &str) -> bool {
 pub fn faithful(world: &World) -> Result<()> {
     let words: Vec<&str> = VARIED.split_whitespace().collect();
     let long = std::env::var_os(LONG).is_some();
-    let seed = std::env::var("FARROW_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    let mut random = fastrand::Rng::with_seed(seed.unwrap_or(1));
+    let mut random = fastrand::Rng::with_seed(number("FARROW_TEST_SEED", 1));
     for _ in 0..if long { 10 * SETS } else { SETS } {
         let size = random.usize(1..=LARGEST);
         let set: Vec<&str> = (0..size)

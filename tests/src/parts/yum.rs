@@ -12,6 +12,8 @@ use e2e::yum::tools::Tools;
 use e2e::yum::{fields, site};
 use offline_repo::signer::Signer;
 
+use super::number;
+
 /// Packages with everything that metadata can say: rich dependencies, file requires, obsoletes, epochs, scripts.
 const SPEC: &str = include_str!("../yum/shelf.spec");
 
@@ -179,13 +181,6 @@ fn refusals(tools: &Tools<'_>) -> Result<()> {
 /// How many universes of random packages, and sets of each, are compared; the seed draws others.
 const UNIVERSES: u64 = 4;
 const SETS: u64 = 5;
-
-fn number(variable: &str, default: u64) -> u64 {
-    let given = std::env::var(variable)
-        .ok()
-        .and_then(|text| text.parse().ok());
-    given.unwrap_or(default)
-}
 
 /// What `farrow`'s resolver and dnf choose for random requests among random packages.
 pub fn closures(world: &World) -> Result<()> {
