@@ -110,7 +110,7 @@ impl Cache {
         }
         client.download(urls, expected, &mut locked, &part, on_bytes)?;
         let fail = |e| Error::io("write", &part, e);
-        // Read-only: whatever is made from the cache is a copy, nothing has a reason to write here.
+        // Read-only: nothing has a reason to write here. A repository with a link to it makes it writable for its owner.
         locked
             .set_permissions(fs::Permissions::from_mode(0o444))
             .map_err(fail)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -83,10 +83,26 @@ pub fn sync_dir(path: &Path) -> Result<()> {
         .map_err(|e| Error::io("sync", path, e))
 }
 
-/// Makes everything below this folder durable, with one call instead of one per file.
-pub fn sync_tree(path: &Path) -> Result<()> {
-    let dir = File::open(path).map_err(|e| Error::io("open", path, e))?;
-    nix::unistd::syncfs(dir).map_err(|e| Error::io("sync", path, e.into()))
+/// Makes everything below this folder durable. Not with one syncfs(2), which also waits for whatever else the machine
+/// writes; a file with more than one name was durable before it got this one.
+pub fn sync_tree(root: &Path) -> Result<()> {
+    let (mut paths, mut folders) = (Vec::new(), BTreeSet::from([root.to_path_buf()]));
+    for relative in walk(root)? {
+        let path = root.join(relative);
+        let above = path.ancestors().skip(1);
+        folders.extend(above.take_while(|p| *p != root).map(Path::to_path_buf));
+        paths.push(path);
+    }
+    let sync = |path: &PathBuf| {
+        let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+        let metadata = file.metadata().map_err(|e| Error::io("read", path, e))?;
+        match metadata.is_file() && metadata.nlink() > 1 {
+            true => Ok(()),
+            false => file.sync_all().map_err(|e| Error::io("sync", path, e)),
+        }
+    };
+    on_all_cores(&paths, sync)?;
+    on_all_cores(&Vec::from_iter(folders), sync)
 }
 
 /// Removes a tree if it is there.

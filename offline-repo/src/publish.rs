@@ -91,7 +91,7 @@ pub fn publish_with_tools(
     let _held = files::lock_dir(out)?;
     let target = out.join(&options.name);
     let staging = Staging::new(&target)?;
-    let mut described = copy_packages(fetched, options, staging.path(), progress)?;
+    let mut described = place_packages(fetched, options, staging.path(), progress)?;
     let own = additions::write(&options.additions, options.layout, staging.path())?;
     described.extend(own.stanzas.into_iter().map(Described::Stanza));
     let packages = described.len();
@@ -113,7 +113,7 @@ pub fn publish_with_tools(
     listed.extend(own.listed);
     if let Some(tools) = tools {
         small.push((tools_lock_name(), tools.lock().to_text().into_bytes()));
-        listed.extend(copy_tools(tools, staging.path())?);
+        listed.extend(place_tools(tools, staging.path())?);
     }
     for (path, bytes) in &small {
         write(staging.path(), path, bytes)?;
@@ -201,8 +201,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     }
 }
 
-/// Copies the packages and returns their stanzas or elements, in the order of the lock.
-fn copy_packages(
+/// Puts the packages in place and returns their stanzas or elements, in the order of the lock.
+fn place_packages(
     fetched: &Fetched,
     options: &PublishOptions,
     into: &Path,
@@ -219,7 +219,7 @@ fn copy_packages(
     packages
         .par_iter()
         .map(|(package, source)| {
-            let described = copy_package(package, source, options, into)?;
+            let described = place_package(package, source, options, into)?;
             progress(Progress::Item {
                 name: &package.name,
                 done: done.fetch_add(1, Ordering::Relaxed) + 1,
@@ -230,9 +230,8 @@ fn copy_packages(
         .collect()
 }
 
-/// Copies one package. Not a hard link: whoever writes to the repository's file must not change the cache. The
-/// kernel shares the blocks where the file system can. The copy is what gets hashed, so a damaged cache is found.
-fn copy_package(
+/// Puts one package in its place and describes it.
+fn place_package(
     package: &LockedPackage,
     source: &Path,
     options: &PublishOptions,
@@ -240,15 +239,21 @@ fn copy_package(
 ) -> Result<Described> {
     let path = options.layout.path_of(package);
     let target = into.join(&path);
-    files::create_dirs(files::parent(&target))?;
-    copy_verified(package, source, &target)?;
+    place(package, source, &target)?;
     match package.format() {
         Format::Deb => indexes::stanza(package, &target, &path).map(Described::Stanza),
         Format::Rpm => describe_rpm(package, &target, path, options.epoch).map(Described::Elements),
     }
 }
 
-fn copy_verified(package: &LockedPackage, source: &Path, target: &Path) -> Result<()> {
+/// Gives a fetched file a second name in the repository, or copies it to another file system. The file itself was proved
+/// when it was fetched, so that a link needs no second look; a copy is hashed. Whoever changes a repository's file in
+/// place changes the cache's, too, which finds that out before it is used again.
+fn place(package: &LockedPackage, source: &Path, target: &Path) -> Result<()> {
+    files::create_dirs(files::parent(target))?;
+    if fs::hard_link(source, target).is_ok() {
+        return Ok(());
+    }
     fs::copy(source, target).map_err(|e| Error::io("copy", source, e))?;
     let (actual, actual_size) = Sha256::of_file(target)?;
     if (actual, actual_size) != (package.sha256, package.size) {
@@ -324,15 +329,14 @@ fn proof_file(
     }
 }
 
-/// Copies the packages of a tools tree; returns their paths and digests.
-fn copy_tools(tools: &Fetched, root: &Path) -> Result<Vec<(String, Sha256)>> {
+/// Puts the packages of a tools tree in place; returns their paths and digests.
+fn place_tools(tools: &Fetched, root: &Path) -> Result<Vec<(String, Sha256)>> {
     let packages: Vec<(&LockedPackage, &Path)> = tools.packages().collect();
-    files::create_dirs(&root.join(TOOLS))?;
     packages
         .par_iter()
         .map(|(package, source)| {
             let path = tool_path(package);
-            copy_verified(package, source, &root.join(&path))?;
+            place(package, source, &root.join(&path))?;
             Ok((path, package.sha256))
         })
         .collect()
@@ -355,7 +359,7 @@ fn packages_of(fetched: &Fetched, layout: Layout) -> Vec<(String, Sha256)> {
         .collect()
 }
 
-/// Lists every file. Packages were hashed when they were copied, everything else was in memory.
+/// Lists every file. Packages were hashed when they were fetched or copied, everything else was in memory.
 fn write_marker(
     listed: Vec<(String, Sha256)>,
     options: &PublishOptions,

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use offline_repo::cache::Cache;
+use offline_repo::digest::Sha256;
 use offline_repo::layout::Layout;
 use offline_repo::marker::{self, Marker};
 use offline_repo::openpgp::Keyring;
@@ -24,11 +25,17 @@ fn origins(done: &Repaired) -> BTreeMap<&str, &str> {
         .collect()
 }
 
+/// Puts another file in the place of this one, with one bit flipped.
 fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
+    let bytes = fs::read(path).unwrap();
+    fs::remove_file(path).unwrap();
+    fs::write(path, flipped(bytes)).unwrap();
+}
+
+fn flipped(mut bytes: Vec<u8>) -> Vec<u8> {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(path, bytes).unwrap();
+    bytes
 }
 
 /// Damages every file that the marker lists, in turn by removal, a flipped bit, and a link in its place.
@@ -109,6 +116,19 @@ fn each_source_gives_what_it_has() {
     };
     let done = repair(path, None, cached, &silent).unwrap();
     assert_eq!(origins(&done), [("ssl_3.5_amd64.deb", "cache")].into());
+
+    // Of a file that was changed in place the cache has no other copy, and it does not give out a wrong one.
+    let package = path.join("ssl_3.5_amd64.deb");
+    let good = fs::read(&package).unwrap();
+    fs::remove_file(&package).unwrap();
+    let sha256 = Sha256::of(&good);
+    fs::hard_link(cache.path(&sha256), &package).unwrap();
+    fs::write(&package, flipped(good.clone())).unwrap();
+    let done = repair(path, None, cached, &silent).unwrap();
+    assert_eq!(done.lost, ["ssl_3.5_amd64.deb"]);
+    assert!(!cache.verify(&sha256, good.len() as u64).unwrap());
+    fs::write(&package, good).unwrap();
+    repair(path, None, Sources::default(), &silent).unwrap();
 
     // From the archive that the lock names.
     let empty = Cache::new(&dir.path().join("empty"));
