@@ -149,48 +149,26 @@ fn download(
     cache: &Cache,
     progress: Callback<'_>,
 ) -> Result<()> {
-    let total_bytes: u64 = missing.iter().map(|p| p.size).sum();
-    let total = missing.len() as u64;
+    let downloads = Downloads {
+        lock,
+        missing,
+        client,
+        cache,
+        progress,
+        total_bytes: missing.iter().map(|p| p.size).sum(),
+        next: AtomicUsize::new(0),
+        bytes: AtomicU64::new(0),
+        items: AtomicU64::new(0),
+        failed: Mutex::default(),
+    };
     progress(Progress::Stage {
         name: "fetch",
-        items: total,
-        bytes: total_bytes,
+        items: missing.len() as u64,
+        bytes: downloads.total_bytes,
     });
-    let next = AtomicUsize::new(0);
-    let (bytes, items) = (AtomicU64::new(0), AtomicU64::new(0));
-    let failed: Mutex<Vec<Error>> = Mutex::default();
-    let work = || {
-        while let Some(package) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let seen = AtomicU64::new(0);
-            let on_bytes = |now: u64| {
-                // Restarted downloads report less than before; the sum then only waits.
-                let before = seen.fetch_max(now, Ordering::Relaxed);
-                let done = bytes.fetch_add(now.saturating_sub(before), Ordering::Relaxed)
-                    + now.saturating_sub(before);
-                progress(Progress::Bytes {
-                    done,
-                    total: total_bytes,
-                });
-            };
-            match fetch_one(lock, package, client, cache, &on_bytes) {
-                Ok(()) => progress(Progress::Item {
-                    name: &package.name,
-                    done: items.fetch_add(1, Ordering::Relaxed) + 1,
-                    total,
-                }),
-                Err(error) => {
-                    // What one file lacks says nothing of the others; a full disk or a dead network does.
-                    if !error.concerns_one_file() {
-                        next.store(missing.len(), Ordering::Relaxed);
-                    }
-                    failed.lock().expect("no thread panics with it").push(error);
-                }
-            }
-        }
-    };
     std::thread::scope(|scope| {
         for _ in 0..CONNECTIONS.min(missing.len()) {
-            scope.spawn(work);
+            scope.spawn(|| downloads.work());
         }
     });
     for (server, reason) in client.troubles() {
@@ -199,8 +177,63 @@ fn download(
             reason: &reason,
         });
     }
-    let mut failed = failed.into_inner().expect("no thread panics with it");
-    // A full disk or a dead network, which all connections meet at once, is one failure.
+    let failed = downloads.failed.into_inner();
+    one_error(failed.expect("no thread panics with it"), missing.len())
+}
+
+/// Downloads that several connections share.
+struct Downloads<'a> {
+    lock: &'a Lock,
+    missing: &'a [LockedPackage],
+    client: &'a Client,
+    cache: &'a Cache,
+    progress: Callback<'a>,
+    total_bytes: u64,
+    /// The first package that nobody has begun.
+    next: AtomicUsize,
+    bytes: AtomicU64,
+    items: AtomicU64,
+    failed: Mutex<Vec<Error>>,
+}
+
+impl Downloads<'_> {
+    /// One connection: a package after the other until none is left.
+    fn work(&self) {
+        while let Some(package) = self.missing.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+            match self.fetch(package) {
+                Ok(()) => (self.progress)(Progress::Item {
+                    name: &package.name,
+                    done: self.items.fetch_add(1, Ordering::Relaxed) + 1,
+                    total: self.missing.len() as u64,
+                }),
+                Err(error) => {
+                    // What one file lacks says nothing of the others; a full disk or a dead network does.
+                    if !error.concerns_one_file() {
+                        self.next.store(self.missing.len(), Ordering::Relaxed);
+                    }
+                    let mut failed = self.failed.lock().expect("no thread panics with it");
+                    failed.push(error);
+                }
+            }
+        }
+    }
+
+    fn fetch(&self, package: &LockedPackage) -> Result<()> {
+        let seen = AtomicU64::new(0);
+        let on_bytes = |now: u64| {
+            // Restarted downloads report less than before; the sum then only waits.
+            let more = now.saturating_sub(seen.fetch_max(now, Ordering::Relaxed));
+            (self.progress)(Progress::Bytes {
+                done: self.bytes.fetch_add(more, Ordering::Relaxed) + more,
+                total: self.total_bytes,
+            });
+        };
+        fetch_one(self.lock, package, self.client, self.cache, &on_bytes)
+    }
+}
+
+/// What to say of all failures. A full disk or a dead network, which all connections meet at once, is one failure.
+fn one_error(mut failed: Vec<Error>, total: usize) -> Result<()> {
     let general = failed.iter().position(|error| !error.concerns_one_file());
     match failed.len() {
         0 => Ok(()),
