@@ -1,10 +1,14 @@
 //! The command line: what may be typed, with its help.
 
+mod boot;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::recipe::ImageFormat;
+
+pub use boot::{BootDisk, ImageBootArgs};
 
 /// Bakes offline package repositories and immutable machine images that configure themselves at first boot.
 #[derive(Debug, Parser)]
@@ -449,28 +453,6 @@ pub struct CacheGcArgs {
     /// Only say what would be removed
     #[arg(long)]
     pub dry_run: bool,
-}
-
-/// Arguments of `farrow image boot`.
-#[derive(Debug, Args)]
-pub struct ImageBootArgs {
-    /// The image, .raw or .qcow2; it is not written to
-    pub image: PathBuf,
-    /// A machine's folder that `farrow seed` made
-    #[arg(long, value_name = "DIR")]
-    pub seed: PathBuf,
-    /// How long the machine may take to become ready
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
-    pub timeout: u64,
-    /// Memory
-    #[arg(long, value_name = "MIB", default_value_t = 2048)]
-    pub memory: u32,
-    /// Virtual processors
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    pub cpus: u32,
-    /// Keep the serial console's log
-    #[arg(long, value_name = "FILE")]
-    pub serial_log: Option<PathBuf>,
 }
 
 /// Arguments of `farrow machine`.

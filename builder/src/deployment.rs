@@ -102,11 +102,7 @@ pub fn secret(session: &Session, deployment: &Deployment) -> Result<DeploymentSe
         .join(deployment.name.to_string())
         .join("secret");
     if !path.exists() {
-        let mut bytes = [0; 32];
-        fs::File::open("/dev/urandom")
-            .and_then(|mut random| random.read_exact(&mut bytes))
-            .map_err(|e| Diagnostic::io("read", Path::new("/dev/urandom"), e))?;
-        let secret = DeploymentSecret::from_bytes(bytes);
+        let secret = new_secret()?;
         write_file(&path, secret.to_hex().as_bytes(), 0o600)?;
     }
     let text = fs::read_to_string(&path).map_err(|e| Diagnostic::io("read", &path, e))?;
@@ -115,6 +111,15 @@ pub fn secret(session: &Session, deployment: &Deployment) -> Result<DeploymentSe
             "restore it from a backup; without it the passwords of running machines are lost",
         )
     })
+}
+
+/// A secret that nobody has.
+pub fn new_secret() -> Result<DeploymentSecret> {
+    let mut bytes = [0; 32];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut bytes))
+        .map_err(|e| Diagnostic::io("read", Path::new("/dev/urandom"), e))?;
+    Ok(DeploymentSecret::from_bytes(bytes))
 }
 
 /// The seed of every machine; `checks` are commands that a machine runs once it is ready.

@@ -5,6 +5,7 @@ pub mod joining;
 mod node;
 pub mod orders;
 pub mod qemu;
+mod result;
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -18,7 +19,7 @@ use bootstrap::values::Role;
 use images::qemu_fleet::{Event, Fleet, Guest};
 use images::qemu_watch::NodeStatus;
 use images::seed::SeedFiles;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::deployment::{Macs, Seed};
 use crate::diagnostic::{Diagnostic, Result};
@@ -26,6 +27,7 @@ use crate::session::Stage;
 use containers::Containers;
 use node::Node;
 use qemu::Qemu;
+use result::node_json;
 
 /// How often machines are looked at.
 pub const TICK: Duration = Duration::from_millis(50);
@@ -76,6 +78,8 @@ pub struct Machines {
     planned: Vec<Planned>,
     // Machines that are to be switched on later.
     waiting: Vec<(Instant, usize)>,
+    // When each machine was switched on.
+    on: Vec<(usize, Instant)>,
     // Dropped after the fleet, which uses it.
     backend: Backend,
 }
@@ -194,6 +198,7 @@ impl Machines {
             },
             planned,
             waiting,
+            on: Vec::new(),
             backend,
         };
         machines.switch_on_due()?;
@@ -208,6 +213,7 @@ impl Machines {
             .extract_if(.., |(start, _)| *start <= now)
             .map(|(_, index)| index)
             .collect();
+        self.on.extend(due.iter().map(|&index| (index, now)));
         let backend = &self.backend;
         let nodes = self.fleet.machines.iter_mut().enumerate();
         std::thread::scope(|scope| {
@@ -219,6 +225,14 @@ impl Machines {
                 .into_iter()
                 .try_for_each(|start| start.join().unwrap_or(Ok(())))
         })
+    }
+
+    /// Each machine that was switched on, and when.
+    pub fn switched_on(&self) -> impl Iterator<Item = (&str, Instant)> {
+        let name = |index: usize| self.planned[index].name.as_str();
+        self.on
+            .iter()
+            .map(move |&(index, time)| (name(index), time))
     }
 
     /// Looks at every machine once; true when all are ready and have run their checks.
@@ -330,8 +344,13 @@ impl Backend {
     }
 }
 
-/// Waits until all machines are ready and have run their checks. Others may use them meanwhile.
-pub fn wait_ready(machines: &Mutex<Machines>, limit: Duration, stage: &Stage<'_>) -> Result<()> {
+/// Waits until all machines are ready and have run their checks; `note` is told what they say. Others may use them meanwhile.
+pub fn wait_ready(
+    machines: &Mutex<Machines>,
+    limit: Duration,
+    stage: &Stage<'_>,
+    note: &mut dyn FnMut(Event<'_>),
+) -> Result<()> {
     let start = Instant::now();
     let lock = || machines.lock().expect("no panic holds it");
     let names: Vec<String> = lock()
@@ -341,6 +360,7 @@ pub fn wait_ready(machines: &Mutex<Machines>, limit: Duration, stage: &Stage<'_>
         .collect();
     let mut states = vec![String::from("booting"); names.len()];
     let mut report = |event: Event<'_>| {
+        note(event);
         if let Event::Status { machine, status } = event
             && let Some(index) = names.iter().position(|name| name == machine)
         {
@@ -376,50 +396,6 @@ fn is_done(planned: &[Planned], name: &str, status: &NodeStatus) -> bool {
     status.ready
         && status.checks.len() >= checks
         && status.checks.iter().all(|check| check.exit.is_some())
-}
-
-/// One of `nodes` of the JSON result.
-fn node_json(running: &Node, planned: &Planned) -> Value {
-    let document = running
-        .latest()
-        .map(|status| status.document.clone())
-        .unwrap_or_default();
-    json!({
-        "name": planned.name,
-        "role": document["node"]["role"],
-        "address": planned.address,
-        "state": document["state"],
-        "services": document["services"],
-        "plan_digest": document["plan_digest"],
-        "image": document["image"],
-        "uptime_seconds": document["uptime_seconds"],
-        "checks": checks_json(&document, &planned.checks),
-        "endpoints": endpoints(running, planned),
-    })
-}
-
-/// Each check's result with its command.
-fn checks_json(document: &Value, commands: &[String]) -> Vec<Value> {
-    let results = document["checks"].as_array().cloned().unwrap_or_default();
-    results
-        .into_iter()
-        .zip(commands)
-        .map(|(mut result, command)| {
-            result["command"] = json!(command);
-            result
-        })
-        .collect()
-}
-
-fn endpoints(running: &Node, planned: &Planned) -> Vec<Value> {
-    planned
-        .ports
-        .iter()
-        .filter_map(|port| {
-            let host = running.host_port(port.number)?;
-            Some(json!({"service": port.service, "port": port.name, "guest_port": port.number, "address": format!("127.0.0.1:{host}")}))
-        })
-        .collect()
 }
 
 /// An own folder for each machine, private since seeds hold secrets; a fresh run starts from the image.

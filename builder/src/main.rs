@@ -3,6 +3,9 @@
 mod bake;
 mod beside;
 mod boot_masks;
+mod boot_report;
+mod boot_seed;
+mod boot_timeline;
 mod cache;
 mod cli;
 mod commands;

@@ -10,7 +10,7 @@ use images::accel::Accelerator;
 use images::error::Result;
 use images::qemu::Host;
 use images::qemu_fleet::{Event, Fleet};
-use images::qemu_machine::{DiskCache, Forward, ImageFormat, Machine, Protocol};
+use images::qemu_machine::{DiskBus, DiskCache, Firmware, Forward, ImageFormat, Machine, Protocol};
 use images::seed::SeedFiles;
 use images::switch::Switch;
 use images::tools::ToolsTree;
@@ -101,6 +101,8 @@ fn machine(n: usize, image: &Path, seed: Option<PathBuf>) -> Machine {
         } else {
             ImageFormat::Qcow2
         },
+        firmware: Firmware::Uefi,
+        disk_bus: DiskBus::Virtio,
         disk_mib: Some(8192),
         data_mib: None,
         disk_cache: match std::env::var("BOOT_CACHE").as_deref() {

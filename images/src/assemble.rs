@@ -8,10 +8,18 @@ use nix::unistd::{Whence, lseek};
 
 use crate::disk::Parts;
 use crate::error::{Error, Result};
+use crate::grub::Embedded;
 use crate::partitions::{self, Layout, SECTOR};
 
 /// Writes table and parts into a sparse file, and waits until it is on the disk.
-pub(crate) fn assemble(path: &Path, layout: &Layout, parts: &Parts, esp: &Path) -> Result<()> {
+pub(crate) fn assemble(
+    path: &Path,
+    layout: &Layout,
+    parts: &Parts,
+    esp: &Path,
+    bios: &Embedded,
+) -> Result<()> {
+    use std::os::unix::fs::FileExt;
     let io = |what| Error::io(what, path);
     let mut disk = File::options()
         .read(true)
@@ -20,6 +28,7 @@ pub(crate) fn assemble(path: &Path, layout: &Layout, parts: &Parts, esp: &Path) 
         .open(path)
         .map_err(io("create"))?;
     partitions::write(layout, &mut disk, path)?;
+    disk.write_all_at(&bios.boot_code, 0).map_err(io("write"))?;
     for partition in &layout.partitions {
         let at = partition.start * SECTOR;
         let source = match partition.name.as_str() {
@@ -27,8 +36,11 @@ pub(crate) fn assemble(path: &Path, layout: &Layout, parts: &Parts, esp: &Path) 
             "root-a" => &parts.root,
             "var" => &parts.var,
             "repo" => parts.repository.as_deref().unwrap_or(esp),
+            "bios" => {
+                disk.write_all_at(&bios.core, at).map_err(io("write"))?;
+                continue;
+            }
             "verity-a" => {
-                use std::os::unix::fs::FileExt;
                 disk.write_all_at(&parts.tree.bytes, at)
                     .map_err(io("write"))?;
                 continue;

@@ -1,4 +1,5 @@
-//! The unified kernel image of a disk: which kernel, what command line, what name in the boot menu.
+//! What a disk's boot loaders start: the unified kernel image, or kernel and initial file system beside it; which kernel,
+//! what command line, what name in the boot menu.
 
 use std::fs;
 use std::path::Path;
@@ -30,28 +31,54 @@ pub(crate) fn find_kernel(root: &RootTree) -> Result<Kernel> {
     })
 }
 
-/// Makes the image that boots the parts of a disk.
+/// What boots the parts of a disk.
+pub(crate) struct BootFiles {
+    /// The unified kernel image, for UEFI.
+    pub(crate) image: Vec<u8>,
+    /// For a BIOS: the kernel,
+    pub(crate) kernel: Vec<u8>,
+    /// its initial file system,
+    pub(crate) initrd: Vec<u8>,
+    /// and its command line.
+    pub(crate) command_line: String,
+}
+
+impl BootFiles {
+    /// Bytes that one version takes in the ESP.
+    pub(crate) fn size(&self) -> u64 {
+        (self.image.len() + self.kernel.len() + self.initrd.len()) as u64
+    }
+}
+
+/// Makes them.
 pub(crate) fn build(
     input: &DiskInput,
     kernel: &Kernel,
     parts: &Parts,
     tools: &ToolsTree,
-) -> Result<Vec<u8>> {
+) -> Result<BootFiles> {
     let read = |path: &Path| fs::read(path).map_err(Error::io("read", path));
     let release = input.root.path.join("usr/lib/os-release");
     let os_release = os_release(&read(&release)?, input);
     let command_line = command_line(input, parts);
     let initrd = initrd::build(&kernel.modules, &input.init)?;
-    uki::build(
+    let linux = read(&kernel.image)?;
+    let image = uki::build(
         &read(&tools.root.join(STUB))?,
         &uki::Parts {
             os_release: os_release.as_bytes(),
             command_line: &command_line,
             release: &kernel.version,
             initrd: &initrd,
-            kernel: &read(&kernel.image)?,
+            kernel: &linux,
         },
-    )
+    )?;
+    Ok(BootFiles {
+        image,
+        kernel: linux,
+        initrd,
+        command_line,
+    })
 }
 
 fn command_line(input: &DiskInput, parts: &Parts) -> String {

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::assemble;
-use crate::boot_image;
+use crate::boot_image::{self, BootFiles};
 use crate::error::{Error, Result};
 use crate::esp;
 use crate::formats::{self, Format};
+use crate::grub;
 use crate::manifest::{Artifact, Manifest, Provenance};
 use crate::pack::{self, Context, RootCompression};
 use crate::partitions::{self, Guid, Layout, Role, Wish};
@@ -103,15 +104,16 @@ pub fn build(
     let kernel = boot_image::find_kernel(&input.root)?;
     let parts = Parts::make(input, &context)?;
     let root_hash = hex::encode(parts.tree.root_hash);
-    let image = boot_image::build(input, &kernel, &parts, tools)?;
+    let boot = boot_image::build(input, &kernel, &parts, tools)?;
     stage(progress, "image/esp", || {
-        make_esp(input, &image, tools, work.path())
+        make_esp(input, &boot, tools, work.path())
     })?;
-    let layout = parts.layout(input, esp::size(image.len() as u64))?;
+    let layout = parts.layout(input, esp::size(boot.size()))?;
+    let bios = grub::build(tools, work.path(), layout.partitions[0].start)?;
     let raw = work.path().join("disk.raw");
     let esp = work.path().join("esp.img");
     stage(progress, "image/disk", || {
-        assemble::assemble(&raw, &layout, &parts, &esp)
+        assemble::assemble(&raw, &layout, &parts, &esp, &bios)
     })?;
     let manifest = out.join(format!("{}.manifest.json", input.name));
     withdraw(&manifest)?;
@@ -141,7 +143,10 @@ fn check(input: &DiskInput) -> Result<()> {
         return refuse("version", &input.version);
     }
     for argument in &input.kernel_arguments {
-        let printable = argument.bytes().all(|b| b.is_ascii_graphic());
+        // GRUB would hand quotes and backslashes on with another backslash.
+        let printable = argument
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && !b"'\"\\".contains(&b));
         if argument.is_empty() || !printable || argument.starts_with("farrow.ro") {
             return refuse("kernel argument", argument);
         }
@@ -223,6 +228,7 @@ impl Parts {
             bytes,
         };
         let mut wishes = vec![
+            wish("bios", Role::BiosBoot, id("bios"), grub::PARTITION_BYTES),
             wish("esp", Role::Esp, id("esp"), esp),
             wish("root-a", Role::Root, self.root_id, slot),
             wish("verity-a", Role::Verity, self.verity_id, hashes),
@@ -246,11 +252,11 @@ fn length(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(Error::io("read", path))?.len())
 }
 
-fn make_esp(input: &DiskInput, image: &[u8], tools: &ToolsTree, work: &Path) -> Result<()> {
+fn make_esp(input: &DiskInput, boot: &BootFiles, tools: &ToolsTree, work: &Path) -> Result<()> {
     let volume = Guid::derived(&input.seed, "esp volume").0;
     let content = esp::Content {
-        name: &format!("{}_{}.efi", input.name, input.version),
-        image,
+        name: &format!("{}_{}", input.name, input.version),
+        boot,
         volume: u32::from_be_bytes([volume[0], volume[1], volume[2], volume[3]]),
         epoch: input.epoch,
     };
@@ -293,7 +299,7 @@ pub(crate) mod tests {
     #[test]
     fn inputs_that_would_mean_something_else_are_refused() {
         assert!(check(&input()).is_ok());
-        let cases: [fn(&mut DiskInput); 8] = [
+        let cases: [fn(&mut DiskInput); 9] = [
             |i| i.name = "a/b".to_owned(),
             |i| i.name = String::new(),
             |i| i.version = "../1".to_owned(),
@@ -301,6 +307,7 @@ pub(crate) mod tests {
             |i| i.kernel_arguments = vec!["a b".to_owned()],
             |i| i.kernel_arguments = vec!["farrow.roothash=0".to_owned()],
             |i| i.kernel_arguments = vec![String::new()],
+            |i| i.kernel_arguments = vec!["a=\"b\"".to_owned()],
             |i| i.var_mib = 1,
         ];
         for (index, change) in cases.into_iter().enumerate() {

@@ -1,9 +1,12 @@
-//! The EFI system partition: boot loader, its configuration, and the unified kernel image.
+//! The EFI system partition: boot loader, its configuration, the unified kernel image, and what GRUB starts when the firmware
+//! is a BIOS.
 
 use std::fs;
 use std::path::Path;
 
+use crate::boot_image::BootFiles;
 use crate::error::{Error, Result};
+use crate::grub;
 use crate::tools::ToolsTree;
 
 /// systemd-boot in the tools tree.
@@ -12,36 +15,38 @@ const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 const BOOT_LOADER_PLACES: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"];
 /// The newest version boots at once; holding a key while the firmware starts shows the menu.
 const LOADER_CONFIGURATION: &str = "timeout 0\neditor no\n";
-/// Room for three kernel images beside the boot loader: the running one, the next, and one being written.
-const IMAGES: u64 = 3;
+/// Room for three versions beside the boot loaders: the running one, the next, and one being written.
+const VERSIONS: u64 = 3;
 /// FAT32 needs at least 65525 clusters; of 512 bytes, this is well above. Bytes.
 const SMALLEST: u64 = 64 << 20;
 
-/// Size in bytes of a partition for kernel images of this size.
-pub fn size(image: u64) -> u64 {
-    (image * IMAGES + (4 << 20))
+/// Size in bytes of a partition for versions of this size.
+pub fn size(version: u64) -> u64 {
+    let content = version * VERSIONS;
+    // A file allocation table has four bytes for each cluster of 512, and there are two.
+    (content + content / 64 + (4 << 20))
         .next_multiple_of(8 << 20)
         .max(SMALLEST)
 }
 
 /// What the partition gets.
-#[derive(Debug, Clone, Copy)]
-pub struct Content<'a> {
-    /// File name of the kernel image, `NAME_VERSION.efi`.
-    pub name: &'a str,
-    /// Kernel image.
-    pub image: &'a [u8],
+#[derive(Clone, Copy)]
+pub(crate) struct Content<'a> {
+    /// Name and version, `NAME_VERSION`.
+    pub(crate) name: &'a str,
+    /// What is booted.
+    pub(crate) boot: &'a BootFiles,
     /// Volume id.
-    pub volume: u32,
+    pub(crate) volume: u32,
     /// Time of all files, seconds since 1970.
-    pub epoch: u64,
+    pub(crate) epoch: u64,
 }
 
 /// Makes the FAT32 file system in `work/esp.img`.
 ///
 /// # Errors
 /// When the boot loader is missing from the tools tree or a tool fails.
-pub fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
+pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
     stage(content, tools, &work.join("esp"))?;
     let epoch = content.epoch.to_string();
     let sandbox = tools
@@ -51,7 +56,7 @@ pub fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
         .workdir("/work")
         .env("SOURCE_DATE_EPOCH", &epoch)
         .env("MTOOLS_SKIP_CHECK", "1");
-    let sectors = (size(content.image.len() as u64) / 1024).to_string();
+    let sectors = (size(content.boot.size()) / 1024).to_string();
     let volume = format!("{:08x}", content.volume);
     sandbox.run(
         &[
@@ -82,6 +87,8 @@ pub fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
             "-i",
             "esp.img",
             "esp/EFI",
+            "esp/farrow",
+            "esp/grub",
             "esp/loader",
             "::/",
         ],
@@ -94,12 +101,22 @@ pub fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
 fn stage(content: &Content, tools: &ToolsTree, folder: &Path) -> Result<()> {
     let path = tools.root.join(BOOT_LOADER);
     let loader = fs::read(&path).map_err(Error::io("read", &path))?;
-    let image = format!("EFI/Linux/{}", content.name);
+    let boot = content.boot;
+    let image = format!("EFI/Linux/{}.efi", content.name);
+    let bios = |file: &str| format!("farrow/{}/{file}", content.name);
+    let (kernel, initrd, entry) = (bios("vmlinuz"), bios("initrd"), bios("entry.cfg"));
+    let environment = grub::environment(&[("farrow_default", content.name)]);
+    let entry_text = grub::entry(&boot.command_line);
     let mut files: Vec<(&str, &[u8])> = vec![
         ("loader/loader.conf", LOADER_CONFIGURATION.as_bytes()),
         // systemd's bootctl takes it as the sign of a partition with boot loader entries.
         ("loader/entries.srel", b"type1\n"),
-        (&image, content.image),
+        (&image, &boot.image),
+        ("grub/grub.cfg", grub::CONFIGURATION.as_bytes()),
+        ("grub/grubenv", &environment),
+        (&kernel, &boot.kernel),
+        (&initrd, &boot.initrd),
+        (&entry, entry_text.as_bytes()),
     ];
     files.extend(BOOT_LOADER_PLACES.map(|place| (place, &loader[..])));
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(content.epoch);
@@ -130,6 +147,6 @@ mod tests {
     #[test]
     fn sizes() {
         assert_eq!(size(1 << 20), SMALLEST);
-        assert_eq!(size(30 << 20), 96 << 20);
+        assert_eq!(size(31 << 20), 104 << 20);
     }
 }

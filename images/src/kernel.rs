@@ -14,7 +14,7 @@ const ALWAYS: [&str; 4] = ["dm_verity", "erofs", "overlay", "ext4"];
 
 /// Loaded when their device is there. The order is the order of trials: an accelerated hash before it is used, drivers
 /// of virtual machines first, and last the controllers that every emulated PC has whether the root is there or not.
-const FOR_DEVICES: [&str; 14] = [
+const FOR_DEVICES: [&str; 15] = [
     "sha256_ssse3",
     "virtio_pci",
     "virtio_blk",
@@ -26,6 +26,7 @@ const FOR_DEVICES: [&str; 14] = [
     "vmw_pvscsi",
     "xen_blkfront",
     "mptspi",
+    "mptsas",
     "sd_mod",
     "ahci",
     "ata_piix",

@@ -15,6 +15,7 @@ pub mod error;
 pub mod esp;
 mod files;
 pub mod formats;
+pub mod grub;
 pub mod initrd;
 pub mod inspect;
 pub mod kernel;

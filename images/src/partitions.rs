@@ -82,6 +82,8 @@ impl Guid {
 /// What a partition is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
+    /// GRUB's core image, without a file system.
+    BiosBoot,
     /// EFI system partition.
     Esp,
     /// Root file system.
@@ -100,6 +102,7 @@ impl Role {
     /// Partition type.
     fn kind(self, name: &str) -> Guid {
         let text = match self {
+            Role::BiosBoot => "2168614864496e6f744e656564454649",
             Role::Esp => "c12a7328f81f11d2ba4b00a0c93ec93b",
             Role::Reserved if name.starts_with("verity") => "2c7357edebd246d9aec123d437ec2bf5",
             Role::Root | Role::Reserved => "4f68bce3e8cd4db196e7fbcaf984b709",
@@ -115,7 +118,7 @@ impl Role {
 
     fn attributes(self) -> u64 {
         match self {
-            Role::Esp => 0,
+            Role::BiosBoot | Role::Esp => 0,
             Role::Root | Role::Verity => READ_ONLY,
             Role::Reserved | Role::Repository => READ_ONLY | NO_AUTO,
             Role::Var => NO_AUTO,
@@ -296,6 +299,10 @@ mod tests {
         assert_eq!(
             Role::Esp.kind("").text(),
             "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+        );
+        assert_eq!(
+            Role::BiosBoot.kind("").text(),
+            "21686148-6449-6e6f-744e-656564454649"
         );
         assert_eq!(
             Role::Reserved.kind("verity-b"),

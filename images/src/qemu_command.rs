@@ -1,7 +1,9 @@
 //! QEMU's command line for a machine. Nothing here touches the host.
 
 use crate::accel::Accelerator;
-pub use crate::qemu_machine::{DiskCache, Forward, ImageFormat, Machine, Protocol};
+pub use crate::qemu_machine::{
+    DiskBus, DiskCache, Firmware, Forward, ImageFormat, Machine, Protocol,
+};
 
 /// Where QEMU sees the machine's own folder.
 pub(crate) const MACHINE_DIR: &str = "/run/machine";
@@ -88,6 +90,36 @@ impl Machine {
             DiskCache::Writeback => "writeback",
             DiskCache::Unsafe => "unsafe",
         };
+        self.add_firmware(line);
+        line.option("-object", "iothread,id=disks");
+        let options = format!("cache={cache},discard=unmap");
+        line.drive("disk", "qcow2", file::DISK, &options);
+        let device = match self.disk_bus {
+            DiskBus::Virtio => "virtio-blk-pci,drive=disk,iothread=disks",
+            DiskBus::Nvme => "nvme,drive=disk,serial=disk",
+            DiskBus::VirtioScsi => {
+                line.option("-device", "virtio-scsi-pci,id=scsi,iothread=disks");
+                "scsi-hd,drive=disk,bus=scsi.0"
+            }
+            DiskBus::Pvscsi => {
+                line.option("-device", "pvscsi,id=scsi");
+                "scsi-hd,drive=disk,bus=scsi.0"
+            }
+        };
+        line.option("-device", &format!("{device},bootindex=0"));
+        if self.data_mib.is_some() {
+            line.disk("data", "qcow2", file::DATA, &options, ",serial=data");
+        }
+        if self.seed.is_some() {
+            line.disk("seed", "raw", file::SEED, "readonly=on", ",serial=seed");
+        }
+    }
+
+    /// Nothing for a BIOS, which is what QEMU starts when it is not told otherwise.
+    fn add_firmware(&self, line: &mut Line) {
+        if self.firmware == Firmware::Bios {
+            return;
+        }
         line.option(
             "-drive",
             &format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"),
@@ -97,15 +129,6 @@ impl Machine {
             "-drive",
             &format!("if=pflash,unit=1,format=raw,file={vars}"),
         );
-        line.option("-object", "iothread,id=disks");
-        let options = format!("cache={cache},discard=unmap");
-        line.disk("disk", "qcow2", file::DISK, &options, ",bootindex=0");
-        if self.data_mib.is_some() {
-            line.disk("data", "qcow2", file::DATA, &options, ",serial=data");
-        }
-        if self.seed.is_some() {
-            line.disk("seed", "raw", file::SEED, "readonly=on", ",serial=seed");
-        }
     }
 
     fn add_networks(&self, line: &mut Line, forwards: &[Forward], switch: bool) {
@@ -168,12 +191,16 @@ impl Line {
         self.flags(&[name, value]);
     }
 
-    fn disk(&mut self, id: &str, format: &str, name: &str, options: &str, device: &str) {
+    fn drive(&mut self, id: &str, format: &str, name: &str, options: &str) {
         let path = inside(name);
         self.option(
             "-drive",
             &format!("if=none,id={id},format={format},file={path},{options}"),
         );
+    }
+
+    fn disk(&mut self, id: &str, format: &str, name: &str, options: &str, device: &str) {
+        self.drive(id, format, name, options);
         self.option(
             "-device",
             &format!("virtio-blk-pci,drive={id},iothread=disks{device}"),
@@ -255,6 +282,29 @@ mod tests {
         for absent in ["dgram", "hostfwd", "id=seed", "id=data", "tcg"] {
             assert!(!line.contains(absent), "{absent} in {line}");
         }
+    }
+
+    #[test]
+    fn other_firmware_and_disks() {
+        let line = |firmware, disk_bus| {
+            let machine = Machine {
+                firmware,
+                disk_bus,
+                ..machine()
+            };
+            let words = machine.command_line(Accelerator::Kvm, None, &[], false);
+            words.join(" ")
+        };
+        let bios = line(Firmware::Bios, DiskBus::Nvme);
+        assert!(!bios.contains("pflash"), "{bios}");
+        assert!(bios.contains("-device nvme,drive=disk,serial=disk,bootindex=0"));
+        let scsi = line(Firmware::Uefi, DiskBus::Pvscsi);
+        assert!(scsi.contains("pflash"), "{scsi}");
+        assert!(
+            scsi.contains(
+                "-device pvscsi,id=scsi -device scsi-hd,drive=disk,bus=scsi.0,bootindex=0"
+            )
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::qemu_command::{self as command, file};
-use crate::qemu_machine::Machine;
+use crate::qemu_machine::{Firmware, Machine};
 use crate::tools::ToolsTree;
 
 /// Makes what the machine's folder lacks: overlay, second disk, firmware variables, seed.
@@ -17,7 +17,7 @@ pub(crate) fn prepare(machine: &Machine, folder: &Path, tools: &ToolsTree) -> Re
         .create(folder)
         .map_err(Error::io("create", folder))?;
     let vars = folder.join(file::VARS);
-    if !vars.exists() {
+    if machine.firmware != Firmware::Bios && !vars.exists() {
         copy_private(&tools.root.join(command::OVMF_VARS), &vars)?;
     }
     if let Some(seed) = &machine.seed {

@@ -11,6 +11,10 @@ pub enum ImageFormat {
     Qcow2,
     /// The disk's bytes.
     Raw,
+    /// VMware's.
+    Vmdk,
+    /// Hyper-V's and Azure's, fixed.
+    Vhd,
 }
 
 impl ImageFormat {
@@ -19,8 +23,34 @@ impl ImageFormat {
         match self {
             ImageFormat::Qcow2 => "qcow2",
             ImageFormat::Raw => "raw",
+            ImageFormat::Vmdk => "vmdk",
+            ImageFormat::Vhd => "vpc",
         }
     }
+}
+
+/// What starts a machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Firmware {
+    /// UEFI (OVMF), which starts whatever it finds.
+    #[default]
+    Uefi,
+    /// A BIOS (SeaBIOS).
+    Bios,
+}
+
+/// What a machine's first disk is attached to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DiskBus {
+    /// A virtio disk of its own.
+    #[default]
+    Virtio,
+    /// NVM Express.
+    Nvme,
+    /// SCSI behind a virtio controller.
+    VirtioScsi,
+    /// SCSI behind VMware's paravirtual controller.
+    Pvscsi,
 }
 
 /// How far the guest's flushes go. Either way what the guest flushed survives the death of QEMU at any moment.
@@ -75,6 +105,10 @@ pub struct Machine {
     pub image: PathBuf,
     /// The image's format.
     pub image_format: ImageFormat,
+    /// What starts the machine.
+    pub firmware: Firmware,
+    /// What its first disk is attached to.
+    pub disk_bus: DiskBus,
     /// Size of the disk that the machine sees, in MiB; `None`: the image's own.
     pub disk_mib: Option<u64>,
     /// Size of an empty second disk, in MiB; `None`: there is none.
@@ -134,6 +168,8 @@ pub(crate) fn example() -> Machine {
         memory_mib: 2048,
         image: PathBuf::from("/images/pigsty.qcow2"),
         image_format: ImageFormat::Qcow2,
+        firmware: Firmware::Uefi,
+        disk_bus: DiskBus::Virtio,
         disk_mib: Some(8192),
         data_mib: None,
         disk_cache: DiskCache::Writeback,

@@ -17,12 +17,13 @@ const MAX_LINE: usize = 1 << 20;
 const MAX_READ: u64 = 4 << 20;
 
 /// Console lines after which no boot succeeds: the kernel's, that of the image's init, the firmware's (without a
-/// system it starts its shell, if it has one), systemd's.
-const FATAL: [&str; 5] = [
+/// system it starts its shell, if it has one), GRUB's with our configuration, systemd's.
+const FATAL: [&str; 6] = [
     "Kernel panic - not syncing",
     "] the machine restarts in",
     "BdsDxe: No bootable option or device was found",
     "\"EFI Internal Shell\" from Fv",
+    "no version could be started; the machine restarts in",
     "You are in emergency mode",
 ];
 

@@ -13,7 +13,7 @@ use images::error::Error;
 use images::qemu::{Host, Running};
 use images::qemu_error::MachineError;
 use images::qemu_fleet::Fleet;
-use images::qemu_machine::{DiskCache, Forward, ImageFormat, Machine, Protocol};
+use images::qemu_machine::{DiskBus, DiskCache, Firmware, Forward, ImageFormat, Machine, Protocol};
 use images::seed::SeedFiles;
 use images::switch::Switch;
 use images::tools::ToolsTree;
@@ -71,6 +71,8 @@ fn machine(folder: &Path, host_port: u16) -> Machine {
         memory_mib: 256,
         image,
         image_format: ImageFormat::Raw,
+        firmware: Firmware::Uefi,
+        disk_bus: DiskBus::Virtio,
         disk_mib: Some(64),
         data_mib: Some(64),
         disk_cache: DiskCache::Unsafe,

@@ -1,37 +1,38 @@
-//! `farrow image boot`: one machine from an image and a seed folder, up to its own report.
+//! `farrow image boot`: machines from an image, up to their own reports.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use images::qemu_command::ImageFormat as DiskFormat;
-use images::seed::SeedFiles;
-use serde_json::json;
+use images::qemu_command::{DiskBus, Firmware, ImageFormat as DiskFormat};
+use images::qemu_fleet::Event;
+use serde_json::{Value, json};
 
-use crate::cli::ImageBootArgs;
-use crate::deployment::Macs;
+use crate::boot_report;
+use crate::boot_seed;
+use crate::boot_timeline::Seen;
+use crate::cli::{BootDisk, ImageBootArgs};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::interrupt;
 use crate::machines::qemu::Boot;
-use crate::machines::{Machines, Planned, wait_ready};
+use crate::machines::{Machines, wait_ready};
 use crate::session::{Done, Session};
 use crate::stages;
 
-/// Boots, waits, reports; fails when the machine does not become ready or one of its seed's checks fails.
+/// What was seen of a machine, since when it is on.
+struct Watched {
+    name: String,
+    on: Instant,
+    seen: Seen,
+}
+
+/// Boots, waits, reports; fails when a machine does not become ready or one of its checks fails.
 pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
     let image =
         std::path::absolute(&args.image).map_err(|e| Diagnostic::io("find", &args.image, e))?;
-    let format = match image.extension().and_then(|extension| extension.to_str()) {
-        Some("qcow2") => DiskFormat::Qcow2,
-        Some("raw") => DiskFormat::Raw,
-        _ => {
-            return Err(Diagnostic::invalid(
-                "FR-IMAGE-FORMAT",
-                format!("{} is neither .raw nor .qcow2", image.display()),
-            ));
-        }
-    };
+    let format = format(&image)?;
+    let planned = boot_seed::plan(args)?;
     let tools = stages::tools(session, stages::ToolsSource::Present)?;
     let work = tempfile::Builder::new()
         .prefix("farrow-boot-")
@@ -42,90 +43,176 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
         tools,
         image,
         format,
+        firmware: firmware(args),
+        disk_bus: disk_bus(args.disk),
         run_dir: work.path().join("run"),
         cache: session.paths.cache.clone(),
         keep_disks: false,
     };
-    let planned = planned(args)?;
+    let run_dir = boot.run_dir.clone();
+    let mut started = None;
+    let mut watched = Vec::new();
     let outcome = session.stage("boot", |stage| {
-        let machines = Mutex::new(Machines::in_qemu(boot, vec![planned], &[])?);
-        wait_ready(&machines, Duration::from_secs(args.timeout), stage)?;
-        Ok(Done::made(
-            machines.into_inner().expect("no panic holds it"),
-        ))
+        let machines = started.insert(Mutex::new(Machines::in_qemu(boot, planned, &[])?));
+        watched = watch(machines);
+        let mut note = |event: Event<'_>| note(&mut watched, event);
+        wait_ready(
+            machines,
+            Duration::from_secs(args.timeout),
+            stage,
+            &mut note,
+        )?;
+        Ok(Done::made(()))
     });
-    if let (Some(kept), Ok(log)) = (
-        &args.serial_log,
-        fs::read(work.path().join("run/machine/serial.log")),
-    ) {
-        super::write_file(kept, &log, 0o600)?;
-    }
-    let mut machines = outcome?;
-    let nodes = machines.to_json();
-    let failed = nodes
-        .iter()
-        .flat_map(|node| node["checks"].as_array().cloned().unwrap_or_default())
-        .find(|check| check["exit"] != 0);
-    machines.stop()?;
-    if let Some(check) = failed {
-        return Err(Diagnostic::failed(
-            "FR-IMAGE-CHECK",
-            format!(
-                "check `{}` failed: {}",
-                check["name"].as_str().unwrap_or("?"),
-                check["stderr"].as_str().unwrap_or_default().trim()
-            ),
-        ));
-    }
+    let nodes = started.map_or_else(Vec::new, |machines| {
+        machines.into_inner().expect("no panic holds it").to_json()
+    });
+    // The machines and their disks are gone by now: nobody needs them any more.
+    let nodes = with_timelines(nodes, &watched);
+    let outcome = outcome.and_then(|()| refuse_failed(&nodes));
+    keep(session, args, &run_dir, &watched, &nodes, &outcome)?;
+    outcome.map_err(|error| error.with_result(json!({"ready": false, "nodes": nodes.clone()})))?;
     session.say("ready");
     session.finish(json!({"ready": true, "nodes": nodes}))
 }
 
-/// A machine whose hardware addresses are those that its seed's network-config matches.
-fn planned(args: &ImageBootArgs) -> Result<Planned> {
-    let read = |name: &str| {
-        let path = args.seed.join(name);
-        fs::read_to_string(&path).map_err(|e| {
-            Diagnostic::io("read", &path, e).with_hint("make the folder with `farrow seed`")
-        })
-    };
-    let (user_data, network_config) = (read("user-data")?, read("network-config")?);
-    let macs = hardware_addresses(&network_config, &args.seed)?;
-    let checks = user_data
-        .lines()
-        .filter(|line| line.trim() == "[[check]]")
-        .count();
-    Ok(Planned {
-        name: "machine".into(),
-        meta: false,
-        address: String::new(),
-        size: (args.memory, args.cpus, 8),
-        macs,
-        ports: Vec::new(),
-        seed: SeedFiles {
-            user_data,
-            meta_data: read("meta-data")?,
-            network_config,
-        },
-        checks: vec![String::new(); checks],
-    })
+fn format(image: &Path) -> Result<DiskFormat> {
+    match image.extension().and_then(|extension| extension.to_str()) {
+        Some("qcow2") => Ok(DiskFormat::Qcow2),
+        Some("raw") => Ok(DiskFormat::Raw),
+        Some("vmdk") => Ok(DiskFormat::Vmdk),
+        Some("vhd") => Ok(DiskFormat::Vhd),
+        _ => Err(Diagnostic::invalid(
+            "FR-IMAGE-FORMAT",
+            format!("{} is none of .raw, .qcow2, .vmdk, .vhd", image.display()),
+        )),
+    }
 }
 
-fn hardware_addresses(network_config: &str, seed: &Path) -> Result<Macs> {
-    let mut found = network_config
-        .split(|c: char| !(c.is_ascii_hexdigit() || c == ':'))
-        .filter(|word| word.len() == 17 && word.matches(':').count() == 5);
-    match (found.next(), found.next()) {
-        (Some(user), Some(private)) => Ok(Macs {
-            user: user.into(),
-            private: private.into(),
-        }),
-        _ => Err(Diagnostic::invalid(
-            "FR-SEED-NETWORK",
+fn firmware(args: &ImageBootArgs) -> Firmware {
+    match args.bios {
+        true => Firmware::Bios,
+        false => Firmware::Uefi,
+    }
+}
+
+fn disk_bus(disk: BootDisk) -> DiskBus {
+    match disk {
+        BootDisk::Virtio => DiskBus::Virtio,
+        BootDisk::Nvme => DiskBus::Nvme,
+        BootDisk::Scsi => DiskBus::VirtioScsi,
+        BootDisk::Pvscsi => DiskBus::Pvscsi,
+    }
+}
+
+fn watch(machines: &Mutex<Machines>) -> Vec<Watched> {
+    let machines = machines.lock().expect("no panic holds it");
+    let watched = machines.switched_on().map(|(name, on)| Watched {
+        name: name.to_owned(),
+        on,
+        seen: Seen::default(),
+    });
+    watched.collect()
+}
+
+fn note(watched: &mut [Watched], event: Event<'_>) {
+    let (Event::Console { machine, .. } | Event::Status { machine, .. }) = event;
+    let Some(found) = watched.iter_mut().find(|found| found.name == machine) else {
+        return;
+    };
+    let at = found.on.elapsed().as_secs_f64();
+    match event {
+        Event::Console { line, .. } => found.seen.console(at, line),
+        Event::Status { status, .. } => found.seen.status(at, status),
+    }
+}
+
+fn with_timelines(nodes: Vec<Value>, watched: &[Watched]) -> Vec<Value> {
+    let add = |mut node: Value| {
+        let found = watched.iter().find(|found| node["name"] == found.name[..]);
+        node["timeline"] = json!(found.map(|found| found.seen.timeline()));
+        node
+    };
+    nodes.into_iter().map(add).collect()
+}
+
+/// The first check that failed, as an error.
+fn refuse_failed(nodes: &[Value]) -> Result<()> {
+    let checks = nodes.iter().flat_map(|node| {
+        let checks = node["checks"].as_array().into_iter().flatten();
+        checks.map(move |check| (&node["name"], check))
+    });
+    let mut failed = checks.filter(|(_, check)| check["exit"] != 0);
+    match failed.next() {
+        None => Ok(()),
+        Some((node, check)) => Err(Diagnostic::failed(
+            "FR-IMAGE-CHECK",
             format!(
-                "{}: network-config names no two hardware addresses",
-                seed.display()
+                "check `{}` of {} failed: {}",
+                check["name"].as_str().unwrap_or("?"),
+                node.as_str().unwrap_or("?"),
+                check["stderr"].as_str().unwrap_or_default().trim()
             ),
         )),
     }
+}
+
+/// Writes the serial logs and the report, however the boot ended.
+fn keep(
+    session: &Session,
+    args: &ImageBootArgs,
+    run_dir: &Path,
+    watched: &[Watched],
+    nodes: &[Value],
+    outcome: &Result<()>,
+) -> Result<()> {
+    let serial = |name: &str| fs::read(run_dir.join(name).join("serial.log")).unwrap_or_default();
+    if let Some(kept) = &args.serial_log {
+        for found in watched {
+            let path = match watched.len() {
+                1 => kept.clone(),
+                _ => PathBuf::from(format!("{}.{}", kept.display(), found.name)),
+            };
+            super::write_file(&path, &serial(&found.name), 0o600)?;
+        }
+    }
+    let Some(path) = &args.report else {
+        return Ok(());
+    };
+    let machines = watched.iter().map(|found| boot_report::Machine {
+        name: found.name.clone(),
+        timeline: found.seen.timeline(),
+        node: nodes
+            .iter()
+            .find(|node| node["name"] == found.name[..])
+            .cloned()
+            .unwrap_or_default(),
+        serial: serial(&found.name),
+    });
+    let outcome = match outcome {
+        Ok(()) => "ready".to_owned(),
+        Err(error) => error.render(false),
+    };
+    let page = boot_report::page(
+        &args.image.display().to_string(),
+        &settings(args),
+        &outcome,
+        &machines.collect::<Vec<_>>(),
+    );
+    // The console of a machine may hold what is nobody else's business.
+    super::write_file(path, page.as_bytes(), 0o600)?;
+    session.add_file("boot-report", path)
+}
+
+fn settings(args: &ImageBootArgs) -> String {
+    let firmware = match args.bios {
+        true => "BIOS",
+        false => "UEFI",
+    };
+    format!(
+        "{firmware}, disk {}, {} processors, {} MiB",
+        args.disk.name(),
+        args.cpus,
+        args.memory
+    )
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bootstrap::Deployment;
-use images::qemu_command::ImageFormat as DiskFormat;
+use images::qemu_command::{DiskBus, Firmware, ImageFormat as DiskFormat};
 use images::tools::ToolsTree;
 use serde_json::json;
 
@@ -66,7 +66,12 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
         interrupt::clean_on_interrupt(&inputs.run_dir);
         let machines = Arc::new(Mutex::new(boot.start(planned, &args.start_delays)?));
         let control = Control::start(&inputs.run_dir, &machines, joining)?;
-        wait_ready(&machines, Duration::from_secs(args.timeout), stage)?;
+        wait_ready(
+            &machines,
+            Duration::from_secs(args.timeout),
+            stage,
+            &mut |_| (),
+        )?;
         Ok(Done::made((machines, control)))
     })?;
     report(session, &machines)?;
@@ -118,6 +123,8 @@ fn from_image(session: &Session, inputs: &Inputs<'_>) -> Result<qemu::Boot> {
         tools: inputs.tools.clone(),
         image: image.path("image-qcow2")?,
         format: DiskFormat::Qcow2,
+        firmware: Firmware::default(),
+        disk_bus: DiskBus::default(),
         run_dir: inputs.run_dir.clone(),
         cache: session.paths.cache.clone(),
         keep_disks: inputs.args.keep_disks,

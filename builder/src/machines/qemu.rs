@@ -2,7 +2,7 @@
 
 use images::accel::Accelerator;
 use images::qemu::{Host, Running};
-use images::qemu_command::{self, Forward, ImageFormat, Protocol};
+use images::qemu_command::{self, DiskBus, Firmware, Forward, ImageFormat, Protocol};
 use images::switch::Switch;
 use images::tools::ToolsTree;
 
@@ -19,6 +19,10 @@ pub struct Boot {
     pub image: PathBuf,
     /// Its format.
     pub format: ImageFormat,
+    /// What starts the machines.
+    pub firmware: Firmware,
+    /// What their disks are attached to.
+    pub disk_bus: DiskBus,
     /// Folder for disks and logs, one folder a machine.
     pub run_dir: PathBuf,
     /// Where it is remembered whether KVM works.
@@ -80,6 +84,8 @@ fn describe(boot: &Boot, planned: &Planned) -> Result<qemu_command::Machine> {
         memory_mib,
         image: boot.image.clone(),
         image_format: boot.format,
+        firmware: boot.firmware.clone(),
+        disk_bus: boot.disk_bus,
         disk_mib: Some(disk_gib * 1024),
         data_mib: None,
         // What the guest has flushed survives the end of QEMU, only not a crash of the host itself; waiting for the host's
