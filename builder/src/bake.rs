@@ -9,6 +9,7 @@ use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
 use images::progress::Progress;
 use images::root::{self, RootTree};
+use images::secure_boot::signer::Signer;
 use images::tools::ToolsTree;
 use offline_repo::lock::Lock;
 use offline_repo::repository::{ClosurePackage, Repository};
@@ -90,6 +91,7 @@ pub fn image(
     repository: &Path,
     tools: &ToolsTree,
     formats: &[ImageFormat],
+    secure_boot: Option<Signer>,
     out: &Path,
 ) -> Result<Baked> {
     let (source, closure, tree) = root_tree(session, recipe, repository)?;
@@ -110,7 +112,8 @@ pub fn image(
         .filter_map(|format| disk_format(*format))
         .collect();
     if !disks.is_empty() {
-        let input = disk_input(recipe, &baked.source, &baked.closure, &tree, disks)?;
+        let mut input = disk_input(recipe, &baked.source, &baked.closure, &tree, disks)?;
+        input.secure_boot = secure_boot;
         disk_images(session, &input, tools, out, &mut baked)?;
     }
     Ok(baked)
@@ -193,6 +196,7 @@ fn disk_input(
         root: tree.clone(),
         repository,
         kernel_arguments: kernel_arguments(recipe),
+        secure_boot: None,
         init: embedded::INIT.to_vec(),
         epoch: stages::epoch(&source.lock),
         seed: seed.into(),
@@ -226,6 +230,7 @@ fn inputs_digest(input: &DiskInput, tools: &ToolsTree) -> String {
         "root": input.root.digest,
         "repository": input.repository.as_ref().map(|repository| &repository.digest),
         "kernel_arguments": input.kernel_arguments,
+        "secure_boot": input.secure_boot.as_ref().map(certificate_digest),
         "init": hex::encode(Sha256::digest(&input.init)),
         "epoch": input.epoch,
         "root_compression": input.root_compression,
@@ -235,6 +240,11 @@ fn inputs_digest(input: &DiskInput, tools: &ToolsTree) -> String {
         "tools": tools.digest,
     });
     hex::encode(Sha256::digest(described.to_string()))
+}
+
+fn certificate_digest(signer: &Signer) -> String {
+    let certificate = signer.certificate().unwrap_or_default();
+    hex::encode(Sha256::digest(certificate))
 }
 
 /// Writes the images, unless `out` holds those of the same inputs, intact.

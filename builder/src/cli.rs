@@ -373,8 +373,16 @@ pub struct VerifyArgs {
 pub enum ImageCommand {
     /// Bake an image from a repository alone; opens no network socket
     Build(ImageBuildArgs),
-    /// Boot an image in QEMU with a machine's seed, and wait for the machine's own report
+    /// Boot an image in QEMU, and wait for the machine's own report
     Boot(ImageBootArgs),
+    /// Make keys of one's own for Secure Boot: PK, KEK and db, with certificates and the files that enrol them
+    Keys {
+        /// Folder to make; it holds secrets
+        dir: PathBuf,
+        /// Whose keys these are, for the certificates' names
+        #[arg(long, default_value = "Secure Boot")]
+        name: String,
+    },
     /// Check an image's files against its manifest, the list SHA256SUMS and its signature
     Verify {
         /// The manifest, NAME.manifest.json
@@ -417,6 +425,22 @@ pub struct ImageBuildArgs {
     /// Say what each key of the recipe did to the image
     #[arg(long)]
     pub explain: bool,
+    /// Sign boot loader and kernel image for Secure Boot with this RSA key, PEM; it stays outside of image and cache
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "FARROW_SECURE_BOOT_KEY",
+        requires = "secure_boot_certificate"
+    )]
+    pub secure_boot_key: Option<PathBuf>,
+    /// The certificate of that key, PEM
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "FARROW_SECURE_BOOT_CERTIFICATE",
+        requires = "secure_boot_key"
+    )]
+    pub secure_boot_certificate: Option<PathBuf>,
 }
 
 /// Arguments of `farrow cache`.

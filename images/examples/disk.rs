@@ -32,6 +32,7 @@ fn main() {
         },
         repository: None,
         kernel_arguments: CONSOLES.map(str::to_owned).to_vec(),
+        secure_boot: None,
         init: std::fs::read(init).unwrap_or_default(),
         epoch: 1_750_000_000,
         seed: [1; 32],

@@ -8,9 +8,12 @@ use crate::disk::{DiskInput, Parts};
 use crate::error::{Error, Result};
 use crate::initrd;
 use crate::root::{Kernel, RootTree};
+use crate::secure_boot::pe;
 use crate::tools::ToolsTree;
 use crate::uki;
 
+/// systemd-boot in the tools tree.
+const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 /// systemd's EFI stub in the tools tree.
 const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
 /// A panic restarts the machine after ten seconds, so that the boot loader may try another version. The kernel's check of
@@ -33,6 +36,8 @@ pub(crate) fn find_kernel(root: &RootTree) -> Result<Kernel> {
 
 /// What boots the parts of a disk.
 pub(crate) struct BootFiles {
+    /// The boot loader for UEFI.
+    pub(crate) loader: Vec<u8>,
     /// The unified kernel image, for UEFI.
     pub(crate) image: Vec<u8>,
     /// For a BIOS: the kernel,
@@ -62,6 +67,13 @@ pub(crate) fn build(
     let os_release = os_release(&read(&release)?, input);
     let command_line = command_line(input, parts);
     let initrd = initrd::build(&kernel.modules, &input.init)?;
+    let sign = |what: &str, program: Vec<u8>| match &input.secure_boot {
+        None => Ok(program),
+        Some(signer) => pe::sign(&program, signer).map_err(|reason| Error::SecureBoot {
+            what: what.to_owned(),
+            reason,
+        }),
+    };
     let linux = read(&kernel.image)?;
     let image = uki::build(
         &read(&tools.root.join(STUB))?,
@@ -74,7 +86,8 @@ pub(crate) fn build(
         },
     )?;
     Ok(BootFiles {
-        image,
+        loader: sign("the boot loader", read(&tools.root.join(BOOT_LOADER))?)?,
+        image: sign("the kernel image", image)?,
         kernel: linux,
         initrd,
         command_line,

@@ -16,6 +16,7 @@ use crate::pack::{self, Context, RootCompression};
 use crate::partitions::{self, Guid, Layout, Role, Wish};
 use crate::progress::{ProgressFn, stage};
 use crate::root::RootTree;
+use crate::secure_boot::signer::Signer;
 use crate::tools::ToolsTree;
 use crate::verity::{self, HashTree};
 
@@ -48,6 +49,8 @@ pub struct DiskInput {
     pub repository: Option<Repository>,
     /// Further kernel arguments, for example [`CONSOLES`].
     pub kernel_arguments: Vec<String>,
+    /// Whose key signs the boot loader and the kernel image.
+    pub secure_boot: Option<Signer>,
     /// ELF image of the first process.
     pub init: Vec<u8>,
     /// Build time of the file systems, seconds since 1970.
@@ -285,6 +288,7 @@ pub(crate) mod tests {
             },
             repository: None,
             kernel_arguments: vec!["quiet".to_owned()],
+            secure_boot: None,
             init: Vec::new(),
             epoch: 0,
             seed: [0; 32],

@@ -77,6 +77,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// Keys of Secure Boot, or what they sign, cannot be used.
+    #[error("Secure Boot: {what}: {reason}")]
+    SecureBoot {
+        /// The file, as in "the boot loader".
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// What an image shall be made of is contradictory or refused.
     #[error("image: {reason}")]
     Image {
@@ -142,6 +150,7 @@ impl Error {
             Error::Package { .. } => "FR-IMAGE-PACKAGE",
             Error::Tree { .. } => "FR-IMAGE-TREE",
             Error::Boot { .. } => "FR-IMAGE-BOOT",
+            Error::SecureBoot { .. } => "FR-SECURE-BOOT",
             Error::Image { .. } => "FR-IMAGE-INPUT",
             Error::Table { .. } => "FR-IMAGE-TABLE",
             Error::Unknown { .. } => "FR-IMAGE-UNKNOWN",

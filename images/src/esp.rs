@@ -9,8 +9,6 @@ use crate::error::{Error, Result};
 use crate::grub;
 use crate::tools::ToolsTree;
 
-/// systemd-boot in the tools tree.
-const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
 /// Where firmware looks without being told, and where updates by the boot loader's own tools go.
 const BOOT_LOADER_PLACES: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"];
 /// The newest version boots at once; holding a key while the firmware starts shows the menu.
@@ -45,9 +43,9 @@ pub(crate) struct Content<'a> {
 /// Makes the FAT32 file system in `work/esp.img`.
 ///
 /// # Errors
-/// When the boot loader is missing from the tools tree or a tool fails.
+/// When a tool fails.
 pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result<()> {
-    stage(content, tools, &work.join("esp"))?;
+    stage(content, &work.join("esp"))?;
     let epoch = content.epoch.to_string();
     let sandbox = tools
         .sandbox()
@@ -98,9 +96,7 @@ pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result
 }
 
 /// Writes the files as they are to be in the file system, all of the same time.
-fn stage(content: &Content, tools: &ToolsTree, folder: &Path) -> Result<()> {
-    let path = tools.root.join(BOOT_LOADER);
-    let loader = fs::read(&path).map_err(Error::io("read", &path))?;
+fn stage(content: &Content, folder: &Path) -> Result<()> {
     let boot = content.boot;
     let image = format!("EFI/Linux/{}.efi", content.name);
     let bios = |file: &str| format!("farrow/{}/{file}", content.name);
@@ -118,7 +114,7 @@ fn stage(content: &Content, tools: &ToolsTree, folder: &Path) -> Result<()> {
         (&initrd, &boot.initrd),
         (&entry, entry_text.as_bytes()),
     ];
-    files.extend(BOOT_LOADER_PLACES.map(|place| (place, &loader[..])));
+    files.extend(BOOT_LOADER_PLACES.map(|place| (place, &boot.loader[..])));
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(content.epoch);
     let dated = |path: &Path| fs::File::open(path)?.set_modified(time);
     for (name, bytes) in &files {

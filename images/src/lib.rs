@@ -35,6 +35,7 @@ pub mod qemu_watch;
 pub mod qmp;
 pub mod root;
 pub mod sandbox;
+pub mod secure_boot;
 pub mod seed;
 pub mod switch;
 pub mod switch_table;

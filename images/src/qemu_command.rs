@@ -18,6 +18,10 @@ pub(crate) const IMAGE_FILE: &str = "/run/image/base";
 pub(crate) const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 pub(crate) const OVMF_VARS: &str = "usr/share/OVMF/OVMF_VARS_4M.fd";
 
+/// The firmware that enforces Secure Boot. It keeps its variables where only code in the processor's system management
+/// mode gets at them.
+const OVMF_SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+
 /// The SMBIOS string (type 11) whose value systemd-stub adds to the kernel's command line (systemd-stub(7)).
 const KERNEL_EXTRA: &str = "io.systemd.stub.kernel-cmdline-extra";
 
@@ -68,9 +72,15 @@ impl Machine {
     }
 
     fn add_processor(&self, line: &mut Line, accelerator: Accelerator, tsc_khz: Option<u64>) {
+        let smm = match self.firmware {
+            Firmware::SecureBoot(_) => "on",
+            Firmware::Uefi | Firmware::Bios => "off",
+        };
         line.option(
             "-machine",
-            "q35,smm=off,vmport=off,hpet=off,usb=off,sata=off,smbus=off,dump-guest-core=off",
+            &format!(
+                "q35,smm={smm},vmport=off,hpet=off,usb=off,sata=off,smbus=off,dump-guest-core=off"
+            ),
         );
         line.option("-accel", accelerator.option());
         line.option("-cpu", accelerator.processor());
@@ -117,12 +127,17 @@ impl Machine {
 
     /// Nothing for a BIOS, which is what QEMU starts when it is not told otherwise.
     fn add_firmware(&self, line: &mut Line) {
-        if self.firmware == Firmware::Bios {
-            return;
-        }
+        let code = match self.firmware {
+            Firmware::Bios => return,
+            Firmware::Uefi => OVMF_CODE,
+            Firmware::SecureBoot(_) => {
+                line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
+                OVMF_SECURE_CODE
+            }
+        };
         line.option(
             "-drive",
-            &format!("if=pflash,unit=0,format=raw,readonly=on,file={OVMF_CODE}"),
+            &format!("if=pflash,unit=0,format=raw,readonly=on,file={code}"),
         );
         let vars = inside(file::VARS);
         line.option(
@@ -298,6 +313,11 @@ mod tests {
         let bios = line(Firmware::Bios, DiskBus::Nvme);
         assert!(!bios.contains("pflash"), "{bios}");
         assert!(bios.contains("-device nvme,drive=disk,serial=disk,bootindex=0"));
+        let secure = line(Firmware::SecureBoot(Vec::new()), DiskBus::Virtio);
+        assert!(
+            secure.contains("smm=on") && secure.contains("secboot.fd"),
+            "{secure}"
+        );
         let scsi = line(Firmware::Uefi, DiskBus::Pvscsi);
         assert!(scsi.contains("pflash"), "{scsi}");
         assert!(

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::qemu_command::{self as command, file};
 use crate::qemu_machine::{Firmware, Machine};
+use crate::secure_boot::variables;
 use crate::tools::ToolsTree;
 
 /// Makes what the machine's folder lacks: overlay, second disk, firmware variables, seed.
@@ -18,7 +19,7 @@ pub(crate) fn prepare(machine: &Machine, folder: &Path, tools: &ToolsTree) -> Re
         .map_err(Error::io("create", folder))?;
     let vars = folder.join(file::VARS);
     if machine.firmware != Firmware::Bios && !vars.exists() {
-        copy_private(&tools.root.join(command::OVMF_VARS), &vars)?;
+        write_private(&vars, &variables(machine, tools)?)?;
     }
     if let Some(seed) = &machine.seed {
         copy_private(seed, &folder.join(file::SEED))?;
@@ -66,9 +67,27 @@ fn create_disk(
     fs::rename(folder.join(partial), &path).map_err(Error::io("create", &path))
 }
 
+/// The firmware's variables of a machine that was never on.
+fn variables(machine: &Machine, tools: &ToolsTree) -> Result<Vec<u8>> {
+    let path = tools.root.join(command::OVMF_VARS);
+    let empty = fs::read(&path).map_err(Error::io("read", &path))?;
+    match &machine.firmware {
+        Firmware::SecureBoot(certificate) => variables::with_certificate(&empty, certificate)
+            .map_err(|reason| Error::SecureBoot {
+                what: "OVMF".to_owned(),
+                reason,
+            }),
+        Firmware::Uefi | Firmware::Bios => Ok(empty),
+    }
+}
+
 /// Copies a file to a new one with mode 0600, whole or not at all.
 fn copy_private(from: &Path, to: &Path) -> Result<()> {
     let content = fs::read(from).map_err(Error::io("read", from))?;
+    write_private(to, &content)
+}
+
+fn write_private(to: &Path, content: &[u8]) -> Result<()> {
     let partial = to.with_extension("partial");
     let _ = fs::remove_file(&partial);
     let mut file = fs::File::options()
@@ -77,6 +96,6 @@ fn copy_private(from: &Path, to: &Path) -> Result<()> {
         .mode(0o600)
         .open(&partial)
         .map_err(Error::io("create", &partial))?;
-    std::io::Write::write_all(&mut file, &content).map_err(Error::io("write", &partial))?;
+    std::io::Write::write_all(&mut file, content).map_err(Error::io("write", &partial))?;
     fs::rename(&partial, to).map_err(Error::io("create", to))
 }

@@ -37,6 +37,8 @@ pub enum Firmware {
     Uefi,
     /// A BIOS (SeaBIOS).
     Bios,
+    /// UEFI that starts only what the key of this certificate (DER) signed.
+    SecureBoot(Vec<u8>),
 }
 
 /// What a machine's first disk is attached to.

@@ -16,11 +16,14 @@ const MAX_LINE: usize = 1 << 20;
 /// Bytes read at once from a log.
 const MAX_READ: u64 = 4 << 20;
 
-/// Console lines after which no boot succeeds: the kernel's, that of the image's init, the firmware's (without a
-/// system it starts its shell, if it has one), GRUB's with our configuration, systemd's.
-const FATAL: [&str; 6] = [
+/// Console lines after which no boot succeeds: the kernel's, that of the image's init, the firmware's (its entry of the disk
+/// fails; without a system it starts its shell, if it has one, or tries the network for minutes), GRUB's with our
+/// configuration, systemd's.
+const FATAL: [&str; 8] = [
     "Kernel panic - not syncing",
     "] the machine restarts in",
+    "BdsDxe: failed to load Boot0001",
+    "BdsDxe: failed to start Boot0001",
     "BdsDxe: No bootable option or device was found",
     "\"EFI Internal Shell\" from Fv",
     "no version could be started; the machine restarts in",

@@ -99,20 +99,20 @@ pub fn sections(image: &[u8]) -> std::result::Result<Vec<(String, &[u8])>, &'sta
 }
 
 /// The fields of a PE file that matter here.
-struct Pe {
+pub(crate) struct Pe {
     /// Offset of the PE signature.
-    start: usize,
+    pub(crate) start: usize,
     /// Offset of the first section header.
     table: usize,
     count: usize,
     section_alignment: u32,
     file_alignment: u32,
     size_of_image: u32,
-    size_of_headers: u32,
+    pub(crate) size_of_headers: u32,
 }
 
 impl Pe {
-    fn parse(image: &[u8]) -> std::result::Result<Self, &'static str> {
+    pub(crate) fn parse(image: &[u8]) -> std::result::Result<Self, &'static str> {
         if image.len() < 0x40 || image.len() > LIMIT || &image[..2] != b"MZ" {
             return Err("it is not a PE file");
         }
@@ -144,7 +144,7 @@ impl Pe {
         Ok(pe)
     }
 
-    fn headers<'a>(&self, image: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    pub(crate) fn headers<'a>(&self, image: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         image[self.table..]
             .chunks_exact(SECTION_HEADER)
             .take(self.count)
@@ -244,20 +244,20 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
     bytes[at..at + value.len()].copy_from_slice(value);
 }
 
-fn half(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn half(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([bytes[at], bytes[at + 1]])
 }
 
-fn word(bytes: &[u8], at: usize) -> u32 {
+pub(crate) fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A stub with one section, laid out as systemd's: alignments 0x1000 and 0x200, headers of 0x600 bytes.
-    fn stub() -> Vec<u8> {
+    pub(crate) fn stub() -> Vec<u8> {
         let mut image = vec![0; 0x800];
         put(&mut image, 0, b"MZ");
         put(&mut image, 0x3c, &0x80u32.to_le_bytes());
@@ -270,6 +270,8 @@ mod tests {
         }
         let text = header(".text", [0x123, 0x1000, 0x200, 0x600]).unwrap();
         put(&mut image, 0x98 + 240, &text);
+        // Sixteen data directories.
+        put(&mut image, 0x98 + 108, &16u32.to_le_bytes());
         image[0x600] = 0xcc;
         image
     }

@@ -112,7 +112,7 @@ fn no_system(tools: &ToolsTree, folder: &Path) -> Result<(), Error> {
     let error = fleet.wait_ready(LIMIT, &mut |_| ());
     match error {
         Err(Error::Machine(MachineError::Boot { line, .. })) => {
-            assert!(line.contains("Shell"), "the firmware's last resort: {line}");
+            assert!(line.contains("Boot0001"), "the entry of the disk: {line}");
         }
         other => panic!("expected a failed boot, got {other:?}"),
     }

@@ -8,7 +8,7 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   farrow image boot out/image/base-0.1.0.raw --bios
-  farrow image boot out/image/base-0.1.0.vmdk --disk pvscsi --check 'systemctl is-system-running'
+  farrow image boot out/image/base-0.1.0.vmdk --disk scsi --check 'systemctl is-system-running'
   farrow image boot out/image/pigsty-0.1.0.qcow2 --seed out/seed/meta --report boot.html")]
 pub struct ImageBootArgs {
     /// The image, .raw, .qcow2, .vmdk or .vhd; it is not written to
@@ -25,6 +25,9 @@ pub struct ImageBootArgs {
     /// Start with a BIOS
     #[arg(long, conflicts_with = "uefi")]
     pub bios: bool,
+    /// Start with UEFI firmware that starts only what the key of this certificate, PEM, signed
+    #[arg(long, value_name = "CERTIFICATE", conflicts_with_all = ["uefi", "bios"])]
+    pub secure_boot: Option<PathBuf>,
     /// What the image's disk is attached to
     #[arg(long, value_enum, value_name = "BUS", default_value = "virtio")]
     pub disk: BootDisk,
@@ -57,7 +60,7 @@ pub enum BootDisk {
     Nvme,
     /// SCSI behind a virtio controller
     Scsi,
-    /// SCSI behind VMware's paravirtual controller
+    /// SCSI behind VMware's paravirtual controller, with --bios only
     Pvscsi,
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use images::qemu_command::{DiskBus, Firmware, ImageFormat as DiskFormat};
 use images::qemu_fleet::Event;
+use images::secure_boot::signer::certificate_from_pem;
 use serde_json::{Value, json};
 
 use crate::boot_report;
@@ -31,7 +32,7 @@ struct Watched {
 pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
     let image =
         std::path::absolute(&args.image).map_err(|e| Diagnostic::io("find", &args.image, e))?;
-    let format = format(&image)?;
+    let (format, firmware) = (format(&image)?, firmware(args)?);
     let planned = boot_seed::plan(args)?;
     let tools = stages::tools(session, stages::ToolsSource::Present)?;
     let work = tempfile::Builder::new()
@@ -43,7 +44,7 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
         tools,
         image,
         format,
-        firmware: firmware(args),
+        firmware,
         disk_bus: disk_bus(args.disk),
         run_dir: work.path().join("run"),
         cache: session.paths.cache.clone(),
@@ -89,11 +90,19 @@ fn format(image: &Path) -> Result<DiskFormat> {
     }
 }
 
-fn firmware(args: &ImageBootArgs) -> Firmware {
-    match args.bios {
-        true => Firmware::Bios,
-        false => Firmware::Uefi,
-    }
+fn firmware(args: &ImageBootArgs) -> Result<Firmware> {
+    let Some(path) = &args.secure_boot else {
+        return Ok(match args.bios {
+            true => Firmware::Bios,
+            false => Firmware::Uefi,
+        });
+    };
+    let text = fs::read_to_string(path).map_err(|e| Diagnostic::io("read", path, e))?;
+    let certificate = certificate_from_pem(&text).map_err(|reason| {
+        Diagnostic::invalid("FR-KEYS", format!("{}: {reason}", path.display()))
+            .with_hint("make keys with `farrow image keys DIR`")
+    })?;
+    Ok(Firmware::SecureBoot(certificate))
 }
 
 fn disk_bus(disk: BootDisk) -> DiskBus {
@@ -205,9 +214,10 @@ fn keep(
 }
 
 fn settings(args: &ImageBootArgs) -> String {
-    let firmware = match args.bios {
-        true => "BIOS",
-        false => "UEFI",
+    let firmware = match (args.bios, &args.secure_boot) {
+        (true, _) => "BIOS",
+        (false, Some(_)) => "UEFI with Secure Boot",
+        (false, None) => "UEFI",
     };
     format!(
         "{firmware}, disk {}, {} processors, {} MiB",

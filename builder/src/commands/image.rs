@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use images::secure_boot::signer::Signer;
 use serde_json::json;
 
 use crate::bake;
 use crate::cli::{ImageBuildArgs, ImageCommand};
-use crate::commands::{boot, look};
+use crate::commands::{boot, keys, look};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::effects;
 use crate::recipe::{ImageFormat, Recipe};
@@ -18,6 +19,7 @@ pub fn run(session: &Session, command: ImageCommand) -> Result<()> {
     match command {
         ImageCommand::Build(args) => build(session, &args),
         ImageCommand::Boot(args) => boot::run(session, &args),
+        ImageCommand::Keys { dir, name } => keys::run(session, &dir, &name),
         ImageCommand::Verify { manifest, key } => look::verify(session, &manifest, &key),
         ImageCommand::Inspect { image, packages } => look::inspect(session, &image, packages),
         ImageCommand::Diff { old, new } => look::diff(session, &old, &new),
@@ -44,6 +46,7 @@ fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
         &repository.path,
         &tools,
         &formats,
+        signer(args)?,
         &out.join("image"),
     )?;
     session.say(&out.join("image").display().to_string());
@@ -55,6 +58,22 @@ fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
         session.say(&line);
     }
     session.finish(json!({"effects": effects}))
+}
+
+/// Whose key signs what Secure Boot looks at.
+fn signer(args: &ImageBuildArgs) -> Result<Option<Signer>> {
+    let (Some(key), Some(certificate)) = (&args.secure_boot_key, &args.secure_boot_certificate)
+    else {
+        return Ok(None);
+    };
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).map_err(|e| Diagnostic::io("read", path, e));
+    let signer = Signer::from_pem(&read(key)?, &read(certificate)?);
+    let refuse = |reason| {
+        let message = format!("{} and {}: {reason}", key.display(), certificate.display());
+        Diagnostic::invalid("FR-KEYS", message).with_hint("make keys with `farrow image keys DIR`")
+    };
+    signer.map(Some).map_err(refuse)
 }
 
 /// A repository folder; that of a tarball is gone with this value.

@@ -4,6 +4,7 @@ mod boot;
 mod cache;
 mod explain;
 mod image;
+mod keys;
 mod lock;
 mod look;
 mod machine;

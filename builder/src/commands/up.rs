@@ -117,6 +117,7 @@ fn from_image(session: &Session, inputs: &Inputs<'_>) -> Result<qemu::Boot> {
         inputs.repository,
         inputs.tools,
         &formats,
+        None,
         &inputs.out.join("image"),
     )?;
     Ok(qemu::Boot {

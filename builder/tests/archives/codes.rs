@@ -47,7 +47,6 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "FR-REPO-SBOM",
         "a document of our own that is no JSON: a fault of this program",
     ),
-    ("FR-SEED-NETWORK", "needs QEMU before the seed is read"),
     ("FR-TOOLS-PROGRAM", "quotes a program's own status"),
     ("FR-UP-RUNNING", "needs machines that run"),
     (

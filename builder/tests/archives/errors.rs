@@ -215,6 +215,10 @@ fn repositories_that_are_damaged() {
 fn wrong_usage() {
     let site = Site::new();
     fs::write(site.path("disk.vdi"), "").unwrap();
+    fs::create_dir(site.path("lone")).unwrap();
+    for name in ["user-data", "meta-data", "network-config"] {
+        fs::write(site.path("lone").join(name), "").unwrap();
+    }
     for (name, code, words) in [
         (
             "FR-DEPLOYMENT-NODE",
@@ -231,6 +235,17 @@ fn wrong_usage() {
             "FR-IMAGE-FORMAT",
             2,
             &["image", "boot", "disk.vdi", "--seed", "keys"],
+        ),
+        (
+            "FR-KEYS",
+            2,
+            &["image", "boot", "disk.raw", "--secure-boot", "disk.vdi"],
+        ),
+        ("FR-KEYS-EXISTS", 2, &["image", "keys", "keys"]),
+        (
+            "FR-SEED-NETWORK",
+            2,
+            &["image", "boot", "disk.raw", "--seed", "lone"],
         ),
         ("FR-MACHINE-NONE", 2, &["machine", "power-on", "meta"]),
     ] {

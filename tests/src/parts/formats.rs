@@ -1,4 +1,4 @@
-//! A real image in every format: the same bytes twice, read back by QEMU, looked into, compared, listed and signed.
+//! A real image in every format: the same bytes twice, read back by QEMU, looked into, compared, listed, signed and booted.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use e2e::world::World;
 use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
+use super::boots;
 use super::refusals::golden;
 
 /// All formats of disks.
@@ -84,7 +85,7 @@ pub fn all(world: &World) -> Result<()> {
     look(world, &dir, &one)?;
     listed_and_signed(world, &dir)?;
     bounded(world, &own)?;
-    boots(world, &dir)
+    boots::every_way(world, &dir)
 }
 
 /// A cache that holds a tree and file systems is emptied down to what is allowed; a dry run removes nothing.
@@ -260,35 +261,6 @@ fn listed_and_signed(world: &World, dir: &Path) -> Result<()> {
     Farrow::new(world, &verify)
         .run()?
         .expect_refusal(1, &["SHA256SUMS"])
-}
-
-/// The image with nothing but the bootstrap comes up and says so, from the compressed format.
-fn boots(world: &World, dir: &Path) -> Result<()> {
-    let check = "meta=test -x /usr/bin/farrow-bootstrap && ! command -v postgres";
-    let args = [
-        "seed",
-        "two-node",
-        "--out",
-        "seed",
-        "--no-images",
-        "--check",
-        check,
-    ];
-    Farrow::new(world, &args).in_dir(dir).succeed()?;
-    let image = "one/image/base-0.1.0.compressed.qcow2";
-    let args = [
-        "image",
-        "boot",
-        image,
-        "--seed",
-        "seed/meta",
-        "--timeout",
-        "400",
-        "--json",
-    ];
-    let found = Farrow::new(world, &args).in_dir(dir).json()?;
-    ensure!(found["ready"] == true, "{found:#}");
-    Ok(())
 }
 
 /// Files that are no images, and a cache that is in use: each refusal is as its golden file has it.

@@ -4,6 +4,7 @@ mod acceptance;
 mod alone;
 mod apt;
 mod bake_kills;
+mod boots;
 mod containers;
 mod failover;
 mod formats;
