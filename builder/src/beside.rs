@@ -11,6 +11,7 @@ use offline_repo::digest::Sha256;
 use offline_repo::openpgp::Keyring;
 use offline_repo::repository::ClosurePackage;
 use offline_repo::sbom::{self, Component, Kind, Subject};
+use offline_repo::signer::KeyKind;
 
 use crate::bake::Source;
 use crate::commands::write_file;
@@ -68,7 +69,7 @@ pub fn write(
         session.add_file(kind, &path)?;
     }
     let text = list(folder)?;
-    let signer = stages::signer(session)?;
+    let signer = stages::signer(session, KeyKind::default())?;
     let signature = signer.detach_armored(text.as_bytes(), epoch)?;
     write_when_changed(&folder.join(KEY), signer.public_key()?.armored.as_bytes())?;
     write_when_changed(&folder.join(SUMS), text.as_bytes())?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::recipe::ImageFormat;
+use crate::recipe::{ImageFormat, UpstreamKind};
 
 pub use boot::{BootDisk, ImageBootArgs};
 
@@ -221,23 +221,41 @@ pub struct LockArgs {
 
 /// Arguments of `farrow resolve`.
 #[derive(Debug, Args)]
+#[command(after_help = RESOLVE_EXAMPLES)]
 pub struct ResolveArgs {
-    /// Packages
+    /// Packages; of RPM packages anything that they provide
     #[arg(required = true)]
     pub packages: Vec<String>,
-    /// Name of the archive
+    /// Take archives and architecture from a recipe: a file, or the name of one that farrow ships
+    #[arg(long, value_name = "RECIPE", conflicts_with_all = ["archive", "kind", "suite", "component", "key"])]
+    pub recipe: Option<String>,
+    /// Name of the archive; other ones than debian and debian-security need --key
     #[arg(long, default_value = "debian")]
     pub archive: String,
-    /// Suite of the archive
-    #[arg(long, default_value = "trixie")]
-    pub suite: String,
-    /// Debian architecture name
-    #[arg(long, default_value = "amd64")]
-    pub arch: String,
+    /// Kind of its packages
+    #[arg(long, value_enum, default_value = "deb")]
+    pub kind: UpstreamKind,
+    /// Suite of the archive (default: trixie); of RPM packages the folder that holds repodata/ (default: the archive itself)
+    #[arg(long)]
+    pub suite: Option<String>,
+    /// Component of the suite (default: main)
+    #[arg(long)]
+    pub component: Vec<String>,
+    /// A public key, one of which must have signed the archive's indexes
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+    /// Architecture as the distribution names it (default: amd64, of RPM packages x86_64, or the recipe's)
+    #[arg(long)]
+    pub arch: Option<String>,
     /// Follow Recommends too
     #[arg(long)]
     pub recommends: bool,
 }
+
+const RESOLVE_EXAMPLES: &str = "Examples:
+  farrow resolve postgresql patroni --suite trixie --json
+  farrow resolve nginx --recipe el9.toml --arch aarch64
+  farrow resolve nginx --kind rpm --archive vendor --mirror vendor=https://example.org/el9 --key vendor.asc";
 
 /// `farrow repo …`
 #[derive(Debug, Subcommand)]

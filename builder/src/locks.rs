@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use offline_repo::cache::Cache;
+use offline_repo::http::Client;
 use offline_repo::lock::Lock;
 use offline_repo::locking::{self, LockRequest};
+use offline_repo::progress::Callback;
 use offline_repo::proof::RequiredBase;
 use serde::Serialize;
 
@@ -71,17 +73,24 @@ pub fn lock(session: &Session, recipe: &Recipe, path: &Path, upgrade: &Upgrade) 
         }
         let cache = Cache::new(&session.paths.cache);
         let report = archive_progress(stage);
-        let choose = match recipe.kind {
-            UpstreamKind::Deb => locking::lock,
-            UpstreamKind::Rpm => offline_repo::rpm::locking::lock,
-        };
-        let lock = choose(&request, &client(session)?, &cache, &report)?;
+        let lock = chooser(recipe.kind)(&request, &client(session)?, &cache, &report)?;
         interrupt::clean_on_interrupt(path.parent().unwrap_or(Path::new(".")));
         write_file(path, lock.to_text().as_bytes(), 0o644)?;
         Ok(Done::made(lock))
     })?;
     session.add_file("lock", path)?;
     Ok(lock)
+}
+
+/// From a request to a lock, by way of signed indexes.
+type Chooser = fn(&LockRequest, &Client, &Cache, Callback<'_>) -> offline_repo::error::Result<Lock>;
+
+/// What chooses packages of a kind.
+pub fn chooser(kind: UpstreamKind) -> Chooser {
+    match kind {
+        UpstreamKind::Deb => locking::lock,
+        UpstreamKind::Rpm => offline_repo::rpm::locking::lock,
+    }
 }
 
 /// What is to be locked for a recipe.

@@ -5,12 +5,15 @@ use std::path::Path;
 
 use offline_repo::additions::{Additions, OwnPackage};
 use offline_repo::deb_write::{NewDeb, NewFile};
-use offline_repo::lock::Lock;
+use offline_repo::lock::{Format, Lock};
+use offline_repo::rpm::resolve::is_nevra;
+use offline_repo::rpm::write::NewRpm;
+use offline_repo::signer::Signer;
 
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::machine_files::{self, MachineFile, Origin};
-use crate::recipe::{File, Phase, Recipe};
+use crate::recipe::{File, Phase, Recipe, UpstreamKind};
 use crate::stages;
 
 /// Name of the package with the builder, and of its program.
@@ -27,28 +30,40 @@ const SELF: &str = "/proc/self/exe";
 /// The field that makes a group of a package; apt shows it and does nothing with it.
 pub const GROUP_FIELD: &str = "Farrow-Group";
 
-/// What the repository of a recipe holds beside the archives' packages: nothing unless machines of it run services.
-pub fn additions(recipe: &Recipe, lock: &Lock) -> Result<Additions> {
+/// A package of ours, whatever kind of file it will be.
+struct Own {
+    name: String,
+    /// Whether it is for the recipe's architecture only.
+    native: bool,
+    description: String,
+    /// Requirements as the control file or the spec file has them.
+    needs: Vec<String>,
+    files: Vec<NewFile>,
+    /// The group that it brings.
+    group: Option<String>,
+}
+
+/// What the repository of a recipe holds beside the archives' packages: nothing unless machines of it run services. The
+/// programs are there if they are for the recipe's architecture.
+pub fn additions(recipe: &Recipe, lock: &Lock, signer: &Signer) -> Result<Additions> {
     if recipe.services.as_ref().is_some_and(Vec::is_empty) {
         return Ok(Additions::default());
     }
     let program = std::fs::read(SELF).map_err(|e| Diagnostic::io("read", Path::new(SELF), e))?;
-    let mut debs = vec![builder(recipe, lock, &program), bootstrap(recipe, lock)?];
-    debs.extend(recipe.packages.keys().map(|name| group(recipe, lock, name)));
-    let packages = debs.iter().map(|deb| {
-        Ok(OwnPackage {
-            name: deb.name.clone(),
-            version: deb.version.clone(),
-            architecture: deb.architecture.clone(),
-            content: deb.to_bytes()?,
-        })
+    let (mut all, mut programs) = (Vec::new(), Vec::new());
+    if runs_on(&program, &recipe.architecture) {
+        all.extend([builder(recipe, &program), bootstrap(recipe, lock)?]);
+        programs.push((FARROW.into(), program));
+        programs.push((BOOTSTRAP.into(), embedded::BOOTSTRAP.to_vec()));
+    }
+    all.extend(recipe.packages.keys().map(|name| group(recipe, lock, name)));
+    let packages = all.into_iter().map(|own| match recipe.kind {
+        UpstreamKind::Deb => deb(recipe, lock, own),
+        UpstreamKind::Rpm => rpm(recipe, lock, own, signer),
     });
     Ok(Additions {
         packages: packages.collect::<Result<_>>()?,
-        programs: vec![
-            (FARROW.into(), program),
-            (BOOTSTRAP.into(), embedded::BOOTSTRAP.to_vec()),
-        ],
+        programs,
     })
 }
 
@@ -62,37 +77,111 @@ fn version(lock: &Lock) -> String {
     format!("{}+{}", env!("CARGO_PKG_VERSION"), stages::epoch(lock))
 }
 
-fn package(lock: &Lock, name: &str, architecture: &str, description: &str) -> NewDeb {
+fn deb(recipe: &Recipe, lock: &Lock, own: Own) -> Result<OwnPackage> {
     let field = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    NewDeb {
-        name: name.into(),
-        version: version(lock),
-        architecture: architecture.into(),
-        fields: vec![
-            field("Maintainer", "The Farrow project <farrow@localhost>"),
-            field("Section", "admin"),
-            field("Priority", "optional"),
-            field("Description", description),
-        ],
-        files: Vec::new(),
-        epoch: stages::epoch(lock),
+    let mut fields = vec![
+        field("Maintainer", "The Farrow project <farrow@localhost>"),
+        field("Section", "admin"),
+        field("Priority", "optional"),
+        field("Description", &own.description),
+    ];
+    if !own.needs.is_empty() {
+        fields.push(field("Depends", &own.needs.join(", ")));
     }
+    fields.extend(own.group.iter().map(|name| field(GROUP_FIELD, name)));
+    let deb = NewDeb {
+        name: own.name,
+        version: version(lock),
+        architecture: match own.native {
+            true => recipe.architecture.clone(),
+            false => "all".into(),
+        },
+        fields,
+        files: own.files,
+        epoch: stages::epoch(lock),
+    };
+    Ok(OwnPackage {
+        content: deb.to_bytes()?,
+        name: deb.name,
+        version: deb.version,
+        architecture: deb.architecture,
+        format: Format::Deb,
+    })
 }
 
-fn builder(recipe: &Recipe, lock: &Lock, program: &[u8]) -> NewDeb {
-    let description = "offline package repositories and machine images";
-    let mut deb = package(lock, FARROW, &recipe.architecture, description);
-    if let Some(version) = needed_libc(program) {
-        let depends = format!("libc6 (>= {version}), libgcc-s1");
-        deb.fields.push(("Depends".into(), depends));
+/// Signed with the repository's key, so that a client with `gpgcheck=1` takes it.
+fn rpm(recipe: &Recipe, lock: &Lock, own: Own, signer: &Signer) -> Result<OwnPackage> {
+    let is_ours = |folder: &&str| folder.split('/').any(|part| part == "farrow");
+    let parents = |path: &str| -> Vec<String> {
+        let ends = path.match_indices('/').map(|(end, _)| &path[..end]);
+        ends.filter(is_ours).map(String::from).collect()
+    };
+    let mut folders: Vec<String> = (own.files.iter())
+        .flat_map(|file| parents(&file.path))
+        .collect();
+    folders.sort();
+    folders.dedup();
+    let rpm = NewRpm {
+        name: own.name,
+        version: version(lock),
+        release: "1".into(),
+        architecture: match own.native {
+            true => recipe.architecture.clone(),
+            false => "noarch".into(),
+        },
+        summary: own.description,
+        license: env!("CARGO_PKG_LICENSE").into(),
+        vendor: "The Farrow project".into(),
+        requires: own.needs,
+        files: own.files,
+        folders,
+        epoch: stages::epoch(lock),
+    };
+    Ok(OwnPackage {
+        content: rpm.to_bytes(signer)?,
+        version: rpm.evr(),
+        name: rpm.name,
+        architecture: rpm.architecture,
+        format: Format::Rpm,
+    })
+}
+
+/// Whether a program is for machines of an architecture (`e_machine` of elf(5)).
+fn runs_on(program: &[u8], architecture: &str) -> bool {
+    const X86_64: u8 = 62;
+    const AARCH64: u8 = 183;
+    let machine = match architecture {
+        "amd64" | "x86_64" => X86_64,
+        "arm64" | "aarch64" => AARCH64,
+        _ => return false,
+    };
+    program.get(18..20) == Some(&[machine, 0])
+}
+
+fn builder(recipe: &Recipe, program: &[u8]) -> Own {
+    let needs = match (needed_libc(program), recipe.kind) {
+        (None, _) => Vec::new(),
+        (Some(version), UpstreamKind::Deb) => {
+            vec![format!("libc6 (>= {version})"), "libgcc-s1".into()]
+        }
+        (Some(version), UpstreamKind::Rpm) => vec![
+            format!("libc.so.6(GLIBC_{version})(64bit)"),
+            "libgcc_s.so.1()(64bit)".into(),
+        ],
+    };
+    Own {
+        name: FARROW.into(),
+        native: true,
+        description: "offline package repositories and machine images".into(),
+        needs,
+        files: vec![NewFile {
+            path: "usr/bin/farrow".into(),
+            mode: 0o755,
+            content: program.to_vec(),
+            is_configuration: false,
+        }],
+        group: None,
     }
-    deb.files.push(NewFile {
-        path: "usr/bin/farrow".into(),
-        mode: 0o755,
-        content: program.to_vec(),
-        is_configuration: false,
-    });
-    deb
 }
 
 /// The version of glibc that a program's symbols ask for; `None` for a static program.
@@ -118,9 +207,7 @@ fn needed_libc(program: &[u8]) -> Option<String> {
 }
 
 /// The bootstrap with everything that an image has beside packages, as far as an existing machine may have it.
-fn bootstrap(recipe: &Recipe, lock: &Lock) -> Result<NewDeb> {
-    let description = "configures a machine of the platform from its metadata";
-    let mut deb = package(lock, BOOTSTRAP, &recipe.architecture, description);
+fn bootstrap(recipe: &Recipe, lock: &Lock) -> Result<Own> {
     let mut files = machine_files::of_every_machine(recipe, lock, Origin::Packages)?;
     // What packages find when they are configured. Files that an image gets afterwards replace those of packages, which a
     // package must not.
@@ -139,16 +226,20 @@ fn bootstrap(recipe: &Recipe, lock: &Lock) -> Result<NewDeb> {
         mode: 0o644,
         content: preset(recipe)?.into_bytes(),
     });
-    deb.files = files
-        .into_iter()
-        .map(|file| NewFile {
-            is_configuration: file.path.starts_with("/etc/"),
-            path: file.path.trim_start_matches('/').to_owned(),
-            mode: file.mode,
-            content: file.content,
-        })
-        .collect();
-    Ok(deb)
+    let files = files.into_iter().map(|file| NewFile {
+        is_configuration: file.path.starts_with("/etc/"),
+        path: file.path.trim_start_matches('/').to_owned(),
+        mode: file.mode,
+        content: file.content,
+    });
+    Ok(Own {
+        name: BOOTSTRAP.into(),
+        native: true,
+        description: "configures a machine of the platform from its metadata".into(),
+        needs: Vec::new(),
+        files: files.collect(),
+        group: None,
+    })
 }
 
 /// Nothing of the platform is enabled by its package: the bootstrap starts it when it is configured.
@@ -165,18 +256,32 @@ fn preset(recipe: &Recipe) -> Result<String> {
 }
 
 /// A package without files that brings the group's packages.
-fn group(recipe: &Recipe, lock: &Lock, name: &str) -> NewDeb {
-    let description = format!("packages of the group {name} of {}", recipe.name);
-    let package_name = group_package(&recipe.repository, name);
-    let mut deb = package(lock, &package_name, "all", &description);
-    let mut names: Vec<&str> = recipe.packages[name].iter().map(String::as_str).collect();
-    names.sort_unstable();
-    names.dedup();
-    if !names.is_empty() {
-        deb.fields.push(("Depends".into(), names.join(", ")));
+fn group(recipe: &Recipe, lock: &Lock, name: &str) -> Own {
+    let requests = recipe.packages[name].iter();
+    let mut needs: Vec<String> = match recipe.kind {
+        UpstreamKind::Deb => requests.cloned().collect(),
+        UpstreamKind::Rpm => requests.map(|text| requirement(lock, text)).collect(),
+    };
+    needs.sort_unstable();
+    needs.dedup();
+    Own {
+        name: group_package(&recipe.repository, name),
+        native: false,
+        description: format!("packages of the group {name} of {}", recipe.name),
+        needs,
+        files: Vec::new(),
+        group: Some(name.into()),
     }
-    deb.fields.push((GROUP_FIELD.into(), name.into()));
-    deb
+}
+
+/// A request for RPM packages as a requirement: `name-version` and `name.arch` are none.
+fn requirement(lock: &Lock, request: &str) -> String {
+    let mut packages = lock.packages.iter();
+    let meant = packages.find(|p| is_nevra(request, &p.name, &p.version, &p.architecture));
+    match (lock.package(request), meant) {
+        (None, Some(package)) => format!("{} = {}", package.name, package.version),
+        _ => request.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -188,5 +293,16 @@ mod tests {
         let dynamic = b"\x7fELF /lib64/ld-linux-x86-64.so.2\0GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.4\0";
         assert_eq!(needed_libc(dynamic).as_deref(), Some("2.34"));
         assert_eq!(needed_libc(b"\x7fELF GLIBC_2.34\0"), None);
+    }
+
+    #[test]
+    fn the_machines_that_a_program_is_for() {
+        let own = std::fs::read(SELF).unwrap();
+        let (here, other) = match cfg!(target_arch = "aarch64") {
+            true => (["arm64", "aarch64"], ["amd64", "x86_64"]),
+            false => (["amd64", "x86_64"], ["arm64", "aarch64"]),
+        };
+        assert!(here.iter().all(|name| runs_on(&own, name)));
+        assert!(!other.iter().any(|name| runs_on(&own, name)));
     }
 }

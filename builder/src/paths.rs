@@ -3,6 +3,8 @@
 use std::env;
 use std::path::PathBuf;
 
+use offline_repo::signer::KeyKind;
+
 use crate::diagnostic::{Diagnostic, Result};
 
 /// Folders of one run; none of them need exist yet.
@@ -31,11 +33,16 @@ impl Paths {
         })
     }
 
-    /// The key that signs repositories: `$FARROW_SIGNING_KEY`, else one in the state folder.
-    pub fn signing_key(&self) -> PathBuf {
+    /// The key that signs repositories: `$FARROW_SIGNING_KEY`, else one of its kind in the state folder.
+    pub fn signing_key(&self, kind: KeyKind) -> PathBuf {
+        let name = match kind {
+            KeyKind::Ed25519 => "signing.key",
+            KeyKind::Rsa3072 => "signing-rsa-3072.key",
+            KeyKind::Rsa4096 => "signing-rsa-4096.key",
+        };
         match env::var_os("FARROW_SIGNING_KEY") {
             Some(path) => absolute(path.into()),
-            None => self.state.join("signing.key"),
+            None => self.state.join(name),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use images::pack::RootCompression;
 use offline_repo::layout::Layout;
+use offline_repo::signer::KeyKind;
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Diagnostic, Result};
@@ -105,7 +106,7 @@ fn default_priority() -> i32 {
 }
 
 /// Kinds of archive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum UpstreamKind {
     /// Debian packages.
@@ -126,6 +127,9 @@ pub struct RepositorySection {
     /// Where its files lie: "flat" (default) or "pool".
     #[serde(default)]
     pub layout: Layout,
+    /// Kind of the key that signs it, if there is none yet: "ed25519" (default), "rsa-3072", "rsa-4096".
+    #[serde(default)]
+    pub key: KeyKind,
 }
 
 /// A system user with fixed ids.
@@ -304,6 +308,8 @@ pub struct Recipe {
     pub embed: bool,
     /// Where the repository's files lie.
     pub layout: Layout,
+    /// Kind of the key that signs it.
+    pub key: KeyKind,
     /// Users with fixed ids.
     pub users: Vec<User>,
     /// Files of both phases.

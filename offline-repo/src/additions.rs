@@ -6,7 +6,8 @@ use crate::deb;
 use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::lock::LockedPackage;
+use crate::lock::{Format, LockedPackage};
+use crate::rpm::metadata::Elements;
 use crate::{metadata, publish};
 
 /// What a repository holds beside fetched packages.
@@ -25,9 +26,11 @@ pub struct OwnPackage {
     pub name: String,
     /// Version.
     pub version: String,
-    /// Architecture, or "all".
+    /// Architecture, or "all", of RPM packages "noarch".
     pub architecture: String,
-    /// The `.deb`.
+    /// Its kind.
+    pub format: Format,
+    /// The file.
     pub content: Vec<u8>,
 }
 
@@ -40,7 +43,11 @@ impl OwnPackage {
             architecture: self.architecture.clone(),
             archive: String::new(),
             suite: String::new(),
-            path: String::new(),
+            // The kind of a locked package is told by the end of its path.
+            path: match self.format {
+                Format::Deb => "own.deb".into(),
+                Format::Rpm => "own.rpm".into(),
+            },
             size: self.content.len() as u64,
             sha256: Sha256::of(&self.content),
             essential: false,
@@ -52,19 +59,30 @@ impl OwnPackage {
 
 /// What was written.
 pub(crate) struct Written {
-    /// Stanzas of the packages.
+    /// Stanzas of the Debian packages.
     pub stanzas: Vec<String>,
+    /// Elements of the RPM packages.
+    pub elements: Vec<Elements>,
     /// Paths and digests of all files.
     pub listed: Vec<(String, Sha256)>,
 }
 
-/// Writes them below `into`. A name that the archives have too would hide their package.
-pub(crate) fn write(additions: &Additions, layout: Layout, into: &Path) -> Result<Written> {
-    let (mut stanzas, mut listed) = (Vec::new(), Vec::new());
+/// Writes them below `into`, dated `epoch`. A name that the archives have too would hide their package.
+pub(crate) fn write(
+    additions: &Additions,
+    layout: Layout,
+    epoch: u64,
+    into: &Path,
+) -> Result<Written> {
+    let mut written = Written {
+        stanzas: Vec::new(),
+        elements: Vec::new(),
+        listed: Vec::new(),
+    };
     for (name, content) in &additions.programs {
         publish::check_name(name)?;
         publish::write(into, name, content)?;
-        listed.push((name.clone(), Sha256::of(content)));
+        written.listed.push((name.clone(), Sha256::of(content)));
     }
     for own in &additions.packages {
         let package = own.described();
@@ -75,10 +93,19 @@ pub(crate) fn write(additions: &Additions, layout: Layout, into: &Path) -> Resul
             return Err(Error::Deb { path, message });
         }
         publish::write(into, &place, &own.content)?;
-        let control = deb::control(&path)?;
-        let stanza = metadata::package_stanza(&control, &package, &place);
-        stanzas.push(stanza.map_err(|message| Error::Deb { path, message })?);
-        listed.push((place, package.sha256));
+        match own.format {
+            Format::Deb => {
+                let control = deb::control(&path)?;
+                let stanza = metadata::package_stanza(&control, &package, &place);
+                let stanza = stanza.map_err(|message| Error::Deb { path, message })?;
+                written.stanzas.push(stanza);
+            }
+            Format::Rpm => {
+                let described = publish::describe_rpm(&package, &path, place.clone(), epoch)?;
+                written.elements.push(described);
+            }
+        }
+        written.listed.push((place, package.sha256));
     }
-    Ok(Written { stanzas, listed })
+    Ok(written)
 }

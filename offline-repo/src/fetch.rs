@@ -28,10 +28,9 @@ pub struct FetchPlan {
 impl FetchPlan {
     /// Looks into the cache, without reading content.
     pub fn new(lock: &Lock, cache: &Cache) -> Self {
-        let (have, missing) = lock
-            .packages
-            .iter()
-            .cloned()
+        let modules = lock.modules.iter().map(|modules| modules.described());
+        let (have, missing) = (lock.packages.iter().cloned())
+            .chain(modules)
             .partition(|p| cache.has(&p.sha256, p.size));
         FetchPlan { have, missing }
     }
@@ -71,6 +70,7 @@ impl std::fmt::Display for FetchPlan {
 pub struct Fetched {
     lock: Lock,
     packages: Vec<(LockedPackage, PathBuf)>,
+    modules: Vec<PathBuf>,
 }
 
 impl Fetched {
@@ -84,6 +84,11 @@ impl Fetched {
         self.packages
             .iter()
             .map(|(package, path)| (package, path.as_path()))
+    }
+
+    /// Paths of the files of modular metadata, in the order of the lock.
+    pub fn modules(&self) -> impl Iterator<Item = &Path> {
+        self.modules.iter().map(PathBuf::as_path)
     }
 
     /// Path of one package's `.deb`.
@@ -136,9 +141,11 @@ pub fn fetch(
         .iter()
         .map(|p| (p.clone(), cache.path(&p.sha256)))
         .collect();
+    let modules = lock.modules.iter().map(|one| cache.path(&one.sha256));
     Ok(Fetched {
         lock: lock.clone(),
         packages,
+        modules: modules.collect(),
     })
 }
 

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, is_confined};
 pub use crate::minimal::LockedBase;
 use crate::rpm;
+pub use crate::rpm::modules::LockedModules;
 use crate::version;
 
 /// The version of the format that this crate reads and writes.
@@ -38,6 +39,9 @@ pub struct Lock {
     /// The packages, sorted by name.
     #[serde(rename = "package", default)]
     pub packages: Vec<LockedPackage>,
+    /// Modular metadata of RPM upstreams.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<LockedModules>,
     /// Base states that were computed from the indexes.
     #[serde(rename = "base", default, skip_serializing_if = "Vec::is_empty")]
     pub bases: Vec<LockedBase>,
@@ -187,6 +191,11 @@ impl Lock {
         {
             return Err(Error::invalid(origin, "has no valid architecture"));
         }
+        let mut modules = self.modules.iter();
+        if let Some(one) = modules.find(|one| !is_confined(&one.path)) {
+            let message = format!("the path '{}' leads elsewhere", one.path.escape_debug());
+            return Err(Error::invalid(origin, message));
+        }
         let mut names = BTreeSet::new();
         for package in &self.packages {
             if !package.is_valid(&self.architecture) {
@@ -334,6 +343,7 @@ mod tests {
                 package("etcd-server", "group meta"),
                 package("libc6", "etcd-server"),
             ],
+            modules: Vec::new(),
             bases: Vec::new(),
         }
     }
@@ -368,7 +378,7 @@ mod tests {
             (
                 "schema = 1",
                 "schema = 1\ncolour = 1",
-                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `requests`, `index`, `package`, `base`",
+                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `requests`, `index`, `package`, `modules`, `base`",
             ),
             (
                 "pool/main/libc6.deb",

@@ -75,6 +75,7 @@ pub fn lock(
         requests: BTreeMap::new(),
         indexes,
         packages,
+        modules: Vec::new(),
         bases,
     };
     // What is written must be readable: the checks of the reader hold for it, too.

@@ -54,7 +54,8 @@ impl Verdict {
 pub struct Base<'a> {
     /// Its name, for verdicts and messages.
     pub name: &'a str,
-    /// The text of its dpkg status file; empty for a tree without any package.
+    /// The text of its dpkg status file, or what rpm says of it ([`crate::rpm::proof::QUERY`]); empty for a tree without any
+    /// package.
     pub status: &'a str,
 }
 
@@ -66,7 +67,7 @@ pub type Groups = BTreeMap<String, Vec<String>>;
 pub struct RequiredBase {
     /// Its name.
     pub name: String,
-    /// The text of its dpkg status file.
+    /// What is installed, as in [`Base`].
     pub status: String,
 }
 
@@ -78,7 +79,7 @@ pub struct Document {
     pub schema: u32,
     /// What to ask for to get each group.
     pub groups: Groups,
-    /// The base states: SHA-256 of the dpkg status file by name.
+    /// The base states: SHA-256 of what says what is installed, by name.
     pub bases: BTreeMap<String, Sha256>,
     /// For each base state and group whether the group installs.
     pub verdicts: Vec<Verdict>,
@@ -102,18 +103,28 @@ impl Document {
         bases: &[RequiredBase],
     ) -> Result<Self> {
         let text: std::sync::Arc<str> = packages.into();
-        let mut verdicts = Vec::new();
-        for base in bases {
+        Self::of(groups, bases, |base| {
             let index = IndexText {
                 origin: "Packages".into(),
                 text: text.clone(),
                 priority: 0,
             };
-            let base = Base {
+            prove(index, architecture, base, groups)
+        })
+    }
+
+    /// The same with what gives the verdicts of a base.
+    pub(crate) fn of(
+        groups: &Groups,
+        bases: &[RequiredBase],
+        verdicts_of: impl Fn(Base<'_>) -> Result<Vec<Verdict>>,
+    ) -> Result<Self> {
+        let mut verdicts = Vec::new();
+        for base in bases {
+            verdicts.extend(verdicts_of(Base {
                 name: &base.name,
                 status: &base.status,
-            };
-            verdicts.extend(prove(index, architecture, base, groups)?);
+            })?);
         }
         Ok(Document {
             schema: SCHEMA,

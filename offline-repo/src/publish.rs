@@ -3,6 +3,8 @@
 //!
 //! `.deb` packages make it an apt repository, `.rpm` packages a yum repository, both make it both.
 
+mod beside;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,13 +20,15 @@ use crate::indexes;
 use crate::layout::Layout;
 use crate::lock::{Format, LockedPackage};
 use crate::marker;
-use crate::metadata;
 use crate::progress::{Callback, Progress};
 use crate::proof::{self, Document, Groups, RequiredBase};
+use crate::rpm;
 use crate::rpm::metadata::{Elements, Place, elements};
 use crate::rpm::package::Package;
 use crate::rpm::repodata;
 use crate::signer::Signer;
+pub use beside::beside_names;
+pub(crate) use beside::is_beside;
 
 /// Folder of a tools tree's packages in a repository.
 pub const TOOLS: &str = "tools";
@@ -92,8 +96,10 @@ pub fn publish_with_tools(
     let target = out.join(&options.name);
     let staging = Staging::new(&target)?;
     let mut described = place_packages(fetched, options, staging.path(), progress)?;
-    let own = additions::write(&options.additions, options.layout, staging.path())?;
+    let (layout, epoch) = (options.layout, options.epoch);
+    let own = additions::write(&options.additions, layout, epoch, staging.path())?;
     described.extend(own.stanzas.into_iter().map(Described::Stanza));
+    described.extend(own.elements.into_iter().map(Described::Elements));
     let packages = described.len();
     let (stanzas, elements) = split(described);
     let families = Families {
@@ -104,10 +110,16 @@ pub fn publish_with_tools(
     let mut small = vec![(lock_name(&options.name), lock)];
     if families.apt {
         small.extend(indexes::signed(&stanzas, fetched.lock(), options, signer)?);
-        small.extend(proof_file(fetched, options, &stanzas)?);
     }
+    small.extend(proof_file(fetched, options, &stanzas, &elements)?);
     if families.yum {
-        small.extend(repodata::files(&elements, signer, options.epoch)?);
+        let modules = modules(fetched)?;
+        small.extend(repodata::files(
+            &elements,
+            modules.as_deref(),
+            signer,
+            options.epoch,
+        )?);
     }
     let mut listed = packages_of(fetched, options.layout);
     listed.extend(own.listed);
@@ -123,7 +135,7 @@ pub fn publish_with_tools(
         .map(|(path, bytes)| (path.clone(), Sha256::of(bytes)));
     listed.extend(hashed);
     let manifest = write_marker(listed, options, signer, staging.path())?;
-    let beside = write_beside(options, families, signer, out)?;
+    let beside = beside::write(options, families, signer, out)?;
     files::normalise(staging.path(), options.epoch)?;
     staging.install(marker::NAME)?;
     Ok(Published {
@@ -138,24 +150,6 @@ pub fn publish_with_tools(
 /// Name of the lock inside the repository `name`: what was chosen, and from which signed indexes.
 pub fn lock_name(name: &str) -> String {
     format!("{name}.lock")
-}
-
-/// Names of files that may lie beside a repository `name`, sorted. The key is always there, the others for the
-/// clients that the repository serves.
-pub fn beside_names(name: &str) -> [String; 5] {
-    ["asc", "gpg", "list", "repo", "sources"].map(|ending| format!("{name}.{ending}"))
-}
-
-/// Whether `found` is what lies beside a repository `name` for apt, for dnf, or for both.
-pub(crate) fn is_beside<'a>(name: &str, found: impl Iterator<Item = &'a String>) -> bool {
-    let found: Vec<&String> = found.collect();
-    let [asc, gpg, list, repo, sources] = &beside_names(name);
-    [
-        vec![asc, gpg, list, sources],
-        vec![asc, repo],
-        vec![asc, gpg, list, repo, sources],
-    ]
-    .contains(&found)
 }
 
 /// Which clients a repository is for.
@@ -246,6 +240,14 @@ fn place_package(
     }
 }
 
+/// The modular metadata of all upstreams: YAML documents one after the other.
+fn modules(fetched: &Fetched) -> Result<Option<String>> {
+    let files = fetched.lock().modules.iter().zip(fetched.modules());
+    let texts = files.map(|(locked, path)| rpm::archive::modules_text(locked, path));
+    let texts: Vec<String> = texts.collect::<Result<_>>()?;
+    Ok((!texts.is_empty()).then(|| texts.concat()))
+}
+
 /// Gives a fetched file a second name in the repository, or copies it to another file system. The file itself was proved
 /// when it was fetched, so that a link needs no second look; a copy is hashed. Whoever changes a repository's file in
 /// place changes the cache's, too, which finds that out before it is used again.
@@ -270,7 +272,7 @@ fn place(package: &LockedPackage, source: &Path, target: &Path) -> Result<()> {
 }
 
 /// The elements of a package, whose header must be the locked package's.
-fn describe_rpm(
+pub(crate) fn describe_rpm(
     locked: &LockedPackage,
     path: &Path,
     listed: String,
@@ -313,13 +315,19 @@ fn proof_file(
     fetched: &Fetched,
     options: &PublishOptions,
     stanzas: &[String],
+    elements: &[Elements],
 ) -> Result<Option<(String, Vec<u8>)>> {
     if options.groups.is_empty() {
         return Ok(None);
     }
-    let packages = stanzas.join("\n");
     let architecture = &fetched.lock().architecture;
-    let document = Document::new(&packages, architecture, &options.groups, &options.bases)?;
+    let (groups, bases) = (&options.groups, &options.bases);
+    let document = match stanzas.is_empty() && !elements.is_empty() {
+        true => Document::of(groups, bases, |base| {
+            rpm::proof::prove(elements, architecture, base, groups)
+        })?,
+        false => Document::new(&stanzas.join("\n"), architecture, groups, bases)?,
+    };
     match document.refuted() {
         Some(verdict) => verdict.clone().into_result().map(|()| None),
         None => {
@@ -369,45 +377,4 @@ fn write_marker(
     let (text, manifest) = marker::write(listed, signer, options.epoch)?;
     write(root, marker::NAME, text.as_bytes())?;
     Ok(manifest)
-}
-
-fn write_beside(
-    options: &PublishOptions,
-    families: Families,
-    signer: &Signer,
-    out: &Path,
-) -> Result<Vec<PathBuf>> {
-    let name = &options.name;
-    let key = signer.public_key()?;
-    let url = options
-        .url
-        .clone()
-        .unwrap_or_else(|| format!("http://h.{name}/{name}/"));
-    let suite = match options.layout {
-        Layout::Flat => None,
-        Layout::Pool => Some(options.codename.as_str()),
-    };
-    let list = metadata::list(&url, suite, &format!("/etc/apt/keyrings/{name}.asc"));
-    let contents = [
-        Some(key.armored.clone().into_bytes()),
-        families.apt.then_some(key.binary),
-        families.apt.then(|| list.into_bytes()),
-        (families.yum).then(|| repodata::repo_file(name, &url, &[repodata::KEY]).into_bytes()),
-        (families.apt).then(|| metadata::sources(&url, suite, &key.armored).into_bytes()),
-    ];
-    let mut paths = Vec::new();
-    for (file, content) in beside_names(name).iter().zip(contents) {
-        let path = out.join(file);
-        match content {
-            Some(bytes) => {
-                files::write_atomic(&path, &bytes, 0o644)?;
-                paths.push(path);
-            }
-            None if path.exists() => {
-                fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
-            }
-            None => {}
-        }
-    }
-    Ok(paths)
 }

@@ -1,4 +1,4 @@
-//! The key that signs a repository: Ed25519, made, kept and used here.
+//! The key that signs a repository: Ed25519 or, for clients that do not know that, RSA; made, kept and used here.
 //!
 //! Signatures carry the time they are given, so that the same content signs to the same bytes.
 
@@ -15,6 +15,7 @@ use pgp::crypto::ed25519::{Mode, SecretKey as Ed25519};
 use pgp::crypto::eddsa_legacy;
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::crypto::public_key::PublicKeyAlgorithm;
+use pgp::crypto::rsa;
 use pgp::packet::{
     self, KeyFlags, PubKeyInner, SignatureConfig, SignatureType, Subpacket, SubpacketData, UserId,
 };
@@ -23,6 +24,9 @@ use pgp::types::{
     EddsaLegacyPublicParams, KeyDetails, KeyVersion, Password, PlainSecretParams, PublicParams,
     SecretParams, Tag, Timestamp,
 };
+
+use rand::rngs::OsRng;
+use serde::{Deserialize, Serialize as SerializeConfig};
 
 use crate::clearsign;
 use crate::error::{Error, Result};
@@ -36,6 +40,21 @@ use crate::openpgp::Keyring;
 pub const KEY_EPOCH: u64 = 1_735_689_600;
 
 const KEY_FILE_LIMIT: u64 = 1 << 20;
+
+/// Kinds of key that can be made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, SerializeConfig, Deserialize)]
+pub enum KeyKind {
+    /// Ed25519, which gpgv, apt and the rpm of EL 9 know.
+    #[default]
+    #[serde(rename = "ed25519")]
+    Ed25519,
+    /// RSA with 3072 bits.
+    #[serde(rename = "rsa-3072")]
+    Rsa3072,
+    /// RSA with 4096 bits.
+    #[serde(rename = "rsa-4096")]
+    Rsa4096,
+}
 
 /// A secret key without a passphrase.
 pub struct Signer {
@@ -86,6 +105,31 @@ impl Signer {
             .and_then(|mut f| f.read_exact(&mut secret))
             .map_err(|e| Error::io("read", "/dev/urandom", e))?;
         Signer::from_secret(secret, user_id)
+    }
+
+    /// A new key of a kind.
+    pub fn generate_kind(kind: KeyKind, user_id: &str) -> Result<Self> {
+        let bits = match kind {
+            KeyKind::Ed25519 => return Signer::generate(user_id),
+            KeyKind::Rsa3072 => 3072,
+            KeyKind::Rsa4096 => 4096,
+        };
+        let build = || {
+            let secret = rsa::SecretKey::generate(OsRng, bits)?;
+            let params = PublicParams::RSA((&secret).into());
+            let plain = PlainSecretParams::RSA(secret);
+            certificate(PublicKeyAlgorithm::RSA, params, plain, user_id)
+        };
+        build().map(|key| Signer { key }).map_err(fail)
+    }
+
+    /// Whether it signs by RSA.
+    pub fn is_rsa(&self) -> bool {
+        let algorithm = self.key.primary_key.algorithm();
+        matches!(
+            algorithm,
+            PublicKeyAlgorithm::RSA | PublicKeyAlgorithm::RSASign
+        )
     }
 
     /// The key with these 32 secret bytes. The legacy Ed25519 encoding is the one that every gpgv reads.
@@ -238,16 +282,21 @@ fn config(
 fn build(secret: [u8; 32], user_id: &str) -> pgp::errors::Result<SignedSecretKey> {
     let secret = Ed25519::try_from_bytes(secret, Mode::EdDSALegacy)?;
     let params = PublicParams::EdDSALegacy(EddsaLegacyPublicParams::from(&secret));
-    let time = KEY_EPOCH as u32;
-    let inner = PubKeyInner::new(
-        KeyVersion::V4,
-        PublicKeyAlgorithm::EdDSALegacy,
-        Timestamp::from_secs(time),
-        None,
-        params,
-    )?;
-    let public = packet::PublicKey::from_inner(inner)?;
     let plain = PlainSecretParams::EdDSALegacy(eddsa_legacy::SecretKey::Ed25519(secret));
+    certificate(PublicKeyAlgorithm::EdDSALegacy, params, plain, user_id)
+}
+
+/// A primary key that certifies and signs, with one user id.
+fn certificate(
+    algorithm: PublicKeyAlgorithm,
+    params: PublicParams,
+    plain: PlainSecretParams,
+    user_id: &str,
+) -> pgp::errors::Result<SignedSecretKey> {
+    let time = KEY_EPOCH as u32;
+    let created = Timestamp::from_secs(time);
+    let inner = PubKeyInner::new(KeyVersion::V4, algorithm, created, None, params)?;
+    let public = packet::PublicKey::from_inner(inner)?;
     let primary = packet::SecretKey::new(public.clone(), SecretParams::Plain(plain))?;
 
     let user = UserId::from_str(Default::default(), user_id)?;

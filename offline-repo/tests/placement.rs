@@ -62,6 +62,7 @@ fn packages_of_our_own_are_published_like_others() {
         name: deb.name.clone(),
         version: deb.version.clone(),
         architecture: deb.architecture.clone(),
+        format: offline_repo::lock::Format::Deb,
         content: deb.to_bytes().unwrap(),
     };
     let options = PublishOptions {

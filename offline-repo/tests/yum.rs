@@ -89,6 +89,7 @@ fn lock(packages: &[(&str, &str, &str, Vec<u8>)]) -> Lock {
             packages_sha256: Sha256::of(b""),
         }],
         packages: locked.collect(),
+        modules: Vec::new(),
         bases: Vec::new(),
     }
 }

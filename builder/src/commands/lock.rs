@@ -1,16 +1,19 @@
 //! `farrow lock` and `farrow resolve`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use offline_repo::archive::Upstream;
 use offline_repo::cache::Cache;
 use offline_repo::lock::Lock;
+use offline_repo::locking::LockRequest;
 use serde_json::json;
 
 use crate::cli::{LockArgs, ResolveArgs};
 use crate::diagnostic::{Diagnostic, Result};
 use crate::embedded;
 use crate::locks::{self, Change, Upgrade};
-use crate::recipe::Recipe;
+use crate::recipe::{self, Recipe, UpstreamKind};
 use crate::session::{Done, Session};
 use crate::stages;
 
@@ -115,36 +118,15 @@ fn say_why(session: &Session, lock: &Lock, package: &str) -> Result<()> {
 
 /// Prints the closure of any set of packages.
 pub fn resolve(session: &Session, args: &ResolveArgs) -> Result<()> {
-    // The keys of the archives that farrow knows; the suite is the caller's.
-    let base = Recipe::load("tools")?;
-    let known = base
-        .upstreams
-        .iter()
-        .find(|upstream| upstream.archive == args.archive);
-    let Some(known) = known else {
-        return Err(Diagnostic::invalid(
-            "FR-RESOLVE-ARCHIVE",
-            format!("farrow knows no archive `{}`", args.archive),
-        )
-        .with_hint("it knows debian and debian-security; write a recipe for others"));
+    let (kind, request) = match &args.recipe {
+        Some(recipe) => of_recipe(args, recipe)?,
+        None => (args.kind, of_archive(args)?),
     };
-    let mut upstream = known.clone();
-    upstream.suites = vec![args.suite.clone()];
-    upstream.keys = embedded::key_names();
-    let upstreams = vec![stages::upstream(&base, &upstream)?];
     let client = stages::client(session)?;
     let cache = Cache::new(&session.paths.cache);
     let lock = session.stage("resolve", |stage| {
         let report = stages::archive_progress(stage);
-        let lock = offline_repo::locking::resolve_set(
-            &args.packages,
-            &args.arch,
-            upstreams,
-            args.recommends,
-            &client,
-            &cache,
-            &report,
-        )?;
+        let lock = locks::chooser(kind)(&request, &client, &cache, &report)?;
         Ok(Done::made(lock))
     })?;
     for package in &lock.packages {
@@ -159,4 +141,74 @@ pub fn resolve(session: &Session, args: &ResolveArgs) -> Result<()> {
         .map(|package| json!({"name": package.name, "version": package.version, "arch": package.architecture, "size": package.size, "sha256": package.sha256, "why": package.why}))
         .collect();
     session.finish(json!({"packages": packages}))
+}
+
+/// A closure of packages from some archives, without essential packages.
+fn request(args: &ResolveArgs, architecture: &str, upstreams: Vec<Upstream>) -> LockRequest {
+    LockRequest {
+        name: "request".into(),
+        architecture: architecture.into(),
+        upstreams,
+        groups: BTreeMap::from([("request".into(), args.packages.clone())]),
+        recommends: args.recommends,
+        ..LockRequest::default()
+    }
+}
+
+fn of_recipe(args: &ResolveArgs, recipe: &str) -> Result<(UpstreamKind, LockRequest)> {
+    let recipe = Recipe::load(recipe)?;
+    let architecture = args.arch.as_ref().unwrap_or(&recipe.architecture);
+    let upstreams = recipe.upstreams.iter();
+    let upstreams = upstreams.map(|known| stages::upstream(&recipe, known));
+    let request = request(args, architecture, upstreams.collect::<Result<_>>()?);
+    Ok((recipe.kind, request))
+}
+
+/// From an archive that farrow has the keys of, or one that the caller gives keys for.
+fn of_archive(args: &ResolveArgs) -> Result<LockRequest> {
+    let keys = args
+        .key
+        .iter()
+        .map(|path| std::fs::read(path).map_err(|e| Diagnostic::io("read", path, e)));
+    let keys: Vec<Vec<u8>> = keys.collect::<Result<_>>()?;
+    let (suite, architecture) = match args.kind {
+        UpstreamKind::Deb => ("trixie", "amd64"),
+        UpstreamKind::Rpm => (".", "x86_64"),
+    };
+    let mut upstream = match keys.is_empty() {
+        true => known_archive(args)?,
+        false => Upstream {
+            name: args.archive.clone(),
+            archive: args.archive.clone(),
+            url: None,
+            suites: Vec::new(),
+            components: vec!["main".into()],
+            keys,
+            priority: 500,
+        },
+    };
+    upstream.suites = vec![args.suite.clone().unwrap_or_else(|| suite.into())];
+    if !args.component.is_empty() {
+        upstream.components.clone_from(&args.component);
+    }
+    let architecture = args.arch.as_deref().unwrap_or(architecture);
+    Ok(request(args, architecture, vec![upstream]))
+}
+
+fn known_archive(args: &ResolveArgs) -> Result<Upstream> {
+    let base = Recipe::load("tools")?;
+    let is_meant =
+        |known: &&recipe::Upstream| known.archive == args.archive && known.kind == args.kind;
+    let Some(known) = base.upstreams.iter().find(is_meant) else {
+        return Err(Diagnostic::invalid(
+            "FR-RESOLVE-ARCHIVE",
+            format!("farrow knows no archive `{}` of such packages", args.archive),
+        )
+        .with_hint(
+            "it knows debian and debian-security; for another one give the --key that signs it, or a --recipe",
+        ));
+    };
+    let mut known = known.clone();
+    known.keys = embedded::key_names();
+    stages::upstream(&base, &known)
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::validating::check_name;
-use super::{Recipe, RecipeFile};
+use super::{Recipe, RecipeFile, UpstreamKind};
 use crate::diagnostic::{Diagnostic, Result, nearest};
 
 /// A state of a machine on which every group of the recipe must install from the repository alone.
@@ -16,7 +16,8 @@ pub struct Base {
     pub name: String,
     /// What is installed.
     pub kind: BaseKind,
-    /// For the kind `status`: the path of a dpkg status file, from the recipe's folder.
+    /// For the kind `status`: the path, from the recipe's folder, of a dpkg status file, of RPM packages of what
+    /// `rpm -qa` answers to [`offline_repo::rpm::proof::QUERY`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
 }
@@ -27,9 +28,9 @@ pub struct Base {
 pub enum BaseKind {
     /// Nothing.
     Empty,
-    /// The essential and the required packages of the first suite, and what they need.
+    /// The essential and the required packages of the first suite, and what they need; of Debian packages only.
     Minimal,
-    /// What a dpkg status file says.
+    /// What a dpkg status file, or a list of RPM packages, says.
     Status,
 }
 
@@ -49,7 +50,12 @@ pub struct Target {
 }
 
 /// Refuses names that occur twice or cannot be part of a file's name, and states that are not whole.
-pub(super) fn check(bases: &[Base], targets: &[Target], shown: &str) -> Result<()> {
+pub(super) fn check(
+    bases: &[Base],
+    kind: UpstreamKind,
+    targets: &[Target],
+    shown: &str,
+) -> Result<()> {
     let invalid =
         |message: String| Diagnostic::invalid("FR-RECIPE-TARGET", format!("{shown}: {message}"));
     for (i, target) in targets.iter().enumerate() {
@@ -64,6 +70,13 @@ pub(super) fn check(bases: &[Base], targets: &[Target], shown: &str) -> Result<(
     for (i, base) in bases.iter().enumerate() {
         if bases[..i].iter().any(|other| other.name == base.name) {
             return Err(invalid(format!("the base `{}` occurs twice", base.name)));
+        }
+        if base.kind == BaseKind::Minimal && kind == UpstreamKind::Rpm {
+            let message = format!(
+                "the base `{}` is of a kind that RPM packages have not",
+                base.name
+            );
+            return Err(invalid(message).with_hint("theirs are `empty` and `status`"));
         }
         if (base.kind == BaseKind::Status) != base.status.is_some() {
             return Err(invalid(format!("the base `{}` is not whole", base.name))

@@ -36,7 +36,7 @@ impl RecipeFile {
         for script in &self.scripts {
             check_name("script name", &script.name, &source.shown)?;
         }
-        targets::check(&self.bases, &self.targets, &source.shown)?;
+        targets::check(&self.bases, kind, &self.targets, &source.shown)?;
         let repository = self.repository.unwrap_or_default();
         let folder = repository.name.unwrap_or_else(|| self.name.clone());
         check_name("repository name", &folder, &source.shown)?;
@@ -44,6 +44,7 @@ impl RecipeFile {
             repository: folder,
             embed: repository.embed,
             layout: repository.layout,
+            key: repository.key,
             architecture: self.architecture.unwrap_or_else(|| match kind {
                 UpstreamKind::Deb => "amd64".into(),
                 UpstreamKind::Rpm => "x86_64".into(),

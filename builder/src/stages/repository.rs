@@ -12,7 +12,7 @@ use offline_repo::fetch::Fetched;
 use offline_repo::lock::Lock;
 use offline_repo::publish::{self, PublishOptions};
 use offline_repo::repository::Repository;
-use offline_repo::signer::Signer;
+use offline_repo::signer::{KeyKind, Signer};
 
 use super::{archive_progress, client, epoch, fetched_tools, sbom};
 use crate::commands::write_file;
@@ -20,7 +20,7 @@ use crate::diagnostic::Result;
 use crate::interrupt;
 use crate::locks;
 use crate::own_packages;
-use crate::recipe::{Recipe, UpstreamKind};
+use crate::recipe::Recipe;
 use crate::session::{Done, Session, digest_file};
 
 /// User id of the signing key that farrow makes when there is none.
@@ -36,11 +36,11 @@ pub struct BuiltRepository {
     pub manifest_sha256: String,
 }
 
-/// The repository's signing key, made at the first use; it never lies in a cache or in what is made.
-pub fn signer(session: &Session) -> Result<Signer> {
-    let path = session.paths.signing_key();
+/// The signing key of a kind, made at the first use; it never lies in a cache or in what is made.
+pub fn signer(session: &Session, kind: KeyKind) -> Result<Signer> {
+    let path = session.paths.signing_key(kind);
     if !path.exists() {
-        Signer::generate(KEY_USER)?.save(&path)?;
+        Signer::generate_kind(kind, KEY_USER)?.save(&path)?;
     }
     Ok(Signer::load(&path)?)
 }
@@ -64,8 +64,8 @@ pub fn repository(
     form: &RepositoryForm,
     out: &Path,
 ) -> Result<BuiltRepository> {
-    let signer = signer(session)?;
-    let additions = own_packages::additions(recipe, lock)?;
+    let signer = signer(session, recipe.key)?;
+    let additions = own_packages::additions(recipe, lock, &signer)?;
     let repo_dir = out.join("repo");
     interrupt::clean_on_interrupt(&repo_dir);
     interrupt::clean_on_interrupt(out);
@@ -144,16 +144,12 @@ fn reusable(
         (package.name.as_str(), package.version.as_str(), sha256)
     });
     let wanted = locked.chain(own).collect();
-    // Only Debian packages have proofs.
-    let proved = match (recipe.kind, repository.document().ok()?) {
-        (UpstreamKind::Rpm, _) => true,
-        (UpstreamKind::Deb, None) => false,
-        (UpstreamKind::Deb, Some(document)) => {
-            document.is_about(&recipe.packages, &locks::bases(recipe, lock).ok()?)
-        }
-    };
-    let complete = proved
+    let bases = locks::bases(recipe, lock).ok()?;
+    let published = Lock::load(&path.join(publish::lock_name(&recipe.repository))).ok()?;
+    let document = repository.document().ok()?;
+    let complete = document.is_some_and(|document| document.is_about(&recipe.packages, &bases))
         && here == wanted
+        && published.modules == lock.modules
         && repository
             .layout()
             .is_none_or(|layout| layout == recipe.layout)

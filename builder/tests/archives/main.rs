@@ -10,5 +10,6 @@ mod bundles;
 mod codes;
 mod errors;
 mod locks;
+mod rpms;
 mod sboms;
 mod site;

@@ -3,14 +3,17 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufReader, Read};
+use std::path::Path;
 
+use super::modules::{self, LockedModules};
 use super::repomd::{DataFile, Repomd};
 use super::universe::Universe;
 use crate::archive::Upstream;
 use crate::cache::Cache;
-use crate::compression::Codec;
+use crate::compression::{self, Codec};
 use crate::digest::{Hasher, Sha256};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::http::{self, Client, Expected};
 use crate::openpgp::Keyring;
 use crate::percent;
@@ -70,6 +73,22 @@ pub fn listed<'a>(signed: &'a SignedRepomd, kind: &str) -> Result<&'a DataFile> 
         url: format!("{}/repodata/repomd.xml", http::redact(&signed.url)),
         wanted: format!("{kind} with a SHA-256 digest"),
     })
+}
+
+/// The text of a file of modular metadata in the cache, with a newline at its end.
+pub(crate) fn modules_text(locked: &LockedModules, path: &Path) -> Result<String> {
+    let packed = files::read_bounded(path, modules::LIMIT)?;
+    if Sha256::of(&packed) != locked.sha256 {
+        return Err(Error::invalid(&locked.path, "is not as listed in the lock"));
+    }
+    let codec = Codec::of_name(&locked.path);
+    let text = compression::decompress(&locked.path, codec, &packed, modules::LIMIT)?;
+    let mut text =
+        String::from_utf8(text).map_err(|_| Error::invalid(&locked.path, "is not UTF-8 text"))?;
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    Ok(text)
 }
 
 /// Fetches a metadata file through the cache.

@@ -3,6 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::archive::{self, SignedRepomd};
+use super::modules::{LockedModules, Modules, Visible};
+use super::repodata;
 use super::resolve::{self, Chosen};
 use super::universe::Universe;
 use crate::archive::Upstream;
@@ -30,13 +32,16 @@ pub fn lock(
     progress: Callback<'_>,
 ) -> Result<Lock> {
     let loaded = load(request, client, progress)?;
+    let modules = load_modules(&loaded, client, cache)?;
     let mut universe = Universe::new(&request.architecture);
     for one in &loaded {
         let primary = archive::listed(&one.signed, "primary")?;
         archive::fetch_file(client, cache, &one.signed, primary)?;
         archive::read_primary(cache, primary, &mut universe, one.upstream.priority)?;
     }
+    universe.retain(&visible(&modules, cache)?);
     universe.finish();
+    universe.keep(&request.keep);
     progress(Progress::Stage {
         name: "resolve",
         items: 0,
@@ -50,7 +55,8 @@ pub fn lock(
             archive::read_filelists(cache, filelists, &mut universe, &wanted)?;
         }
     }
-    let chosen = resolve::resolve(&universe, &request.groups, request.recommends)?;
+    let (groups, weak) = (&request.groups, request.recommends);
+    let chosen = resolve::upgrade(&universe, groups, weak, &request.upgrade)?;
     let packages = chosen
         .into_iter()
         .map(|chosen| locked(&universe, &loaded, chosen));
@@ -58,6 +64,7 @@ pub fn lock(
         schema: SCHEMA,
         name: request.name.clone(),
         architecture: request.architecture.clone(),
+        modules,
         bases: Vec::new(),
         requests: request.groups.clone(),
         packages: packages.collect(),
@@ -120,6 +127,47 @@ fn load<'r>(
     Ok(loaded)
 }
 
+/// Fetches the modular metadata of those repositories that have any.
+fn load_modules(
+    loaded: &[Loaded<'_>],
+    client: &Client,
+    cache: &Cache,
+) -> Result<Vec<LockedModules>> {
+    let mut found = Vec::new();
+    for one in loaded {
+        let Some(file) = one.signed.repomd.file(repodata::MODULES) else {
+            continue;
+        };
+        archive::fetch_file(client, cache, &one.signed, file)?;
+        found.push(LockedModules {
+            archive: one.upstream.archive.clone(),
+            suite: one.folder.to_string(),
+            path: below(one.folder, &file.path),
+            size: file.size,
+            sha256: file.sha256,
+        });
+    }
+    Ok(found)
+}
+
+/// Which packages dnf sees.
+fn visible(locked: &[LockedModules], cache: &Cache) -> Result<Visible> {
+    let mut modules = Modules::default();
+    for one in locked {
+        let text = archive::modules_text(one, &cache.path(&one.sha256))?;
+        (modules.read(&text)).map_err(|message| Error::invalid(&one.path, message))?;
+    }
+    Ok(modules.visible())
+}
+
+/// A path of a repository below its archive.
+fn below(folder: &str, path: &str) -> String {
+    match folder {
+        "." => path.to_string(),
+        folder => format!("{folder}/{path}"),
+    }
+}
+
 fn index(request: &LockRequest, loaded: &Loaded<'_>) -> Result<LockedIndex> {
     Ok(LockedIndex {
         upstream: loaded.upstream.name.clone(),
@@ -146,10 +194,7 @@ fn locked(universe: &Universe, loaded: &[Loaded<'_>], chosen: Chosen) -> LockedP
         architecture: universe.architecture(id).to_string(),
         archive: from.upstream.archive.clone(),
         suite: from.folder.to_string(),
-        path: match from.folder {
-            "." => path.to_string(),
-            folder => format!("{folder}/{path}"),
-        },
+        path: below(from.folder, path),
         size: universe.size(id),
         sha256: universe.sha256(id),
         essential: false,

@@ -12,8 +12,10 @@ pub mod evr;
 pub mod header;
 pub mod locking;
 pub mod metadata;
+pub mod modules;
 pub mod package;
 mod policy;
+pub mod proof;
 pub mod reader;
 pub mod repodata;
 pub mod repomd;
@@ -24,6 +26,7 @@ mod sat;
 mod solver;
 mod strings;
 pub mod universe;
+pub mod write;
 pub mod xml;
 
 /// Package names as EL uses them: no separators of paths, relations or globs. One letter is enough (`R`).

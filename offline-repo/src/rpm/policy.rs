@@ -22,6 +22,7 @@ pub enum Mode {
 
 /// Leaves out worse candidates and puts the best of the others first.
 pub fn filter(universe: &Universe, sat: &Sat, list: &mut Vec<PackageId>, mode: Mode) {
+    prune_kept(universe, list);
     prune_priority(universe, list);
     prune_architecture(universe, list);
     prune_versions(universe, list);
@@ -43,6 +44,14 @@ pub fn order(universe: &Universe, sat: &Sat, list: &mut Vec<PackageId>) {
     sort_by_common_provides(universe, list);
     let (_, suggested) = wanted(universe, sat);
     put_suggested_first(universe, sat, &suggested, list);
+}
+
+/// What is there already is as good as anything that could come.
+fn prune_kept(universe: &Universe, list: &mut Vec<PackageId>) {
+    let is_kept = |id: &PackageId| universe.is_kept(*id);
+    if universe.keeps_some() && list.iter().any(is_kept) {
+        list.retain(is_kept);
+    }
 }
 
 fn prune_priority(universe: &Universe, list: &mut Vec<PackageId>) {
@@ -129,6 +138,29 @@ pub fn obsoleted(universe: &Universe, id: PackageId) -> HashSet<PackageId> {
         .collect()
 }
 
+/// What an installed package may have become: itself, a newer version of it, or what replaces it.
+pub fn heirs(universe: &Universe, id: PackageId) -> Vec<PackageId> {
+    let own = universe.architecture(id);
+    let newer = |other: &PackageId| {
+        let theirs = universe.architecture(*other);
+        (theirs == own || [theirs, own].contains(&"noarch"))
+            && universe.compare(*other, id) == Ordering::Greater
+    };
+    let named = universe.named(universe.name(id)).iter().copied();
+    let replaces = |other: &PackageId| {
+        let mut relations = universe.relations(*other, Kind::Obsoletes);
+        relations.any(|relation| universe.matching(&relation).contains(&id))
+    };
+    let others = universe
+        .ids()
+        .filter(|other| !universe.is_installed(*other));
+    let mut all: Vec<PackageId> = named.filter(newer).chain(others.filter(replaces)).collect();
+    all.push(id);
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
 /// What packages that are there recommend, and what they suggest.
 fn wanted(universe: &Universe, sat: &Sat) -> (HashSet<PackageId>, HashSet<PackageId>) {
     let (mut recommended, mut suggested) = (HashSet::new(), HashSet::new());
@@ -199,19 +231,21 @@ fn prune_recommended(
 
 /// Versions that a newer one of the same name and architecture exists for.
 fn put_old_versions_last(universe: &Universe, list: &mut [PackageId]) {
-    let is_old = |id: &PackageId| {
-        let mut others = universe.named(universe.name(*id)).iter();
-        others.any(|other| {
-            let better = universe.priority(*other).cmp(&universe.priority(*id));
-            universe.architecture(*other) == universe.architecture(*id)
-                && match better {
-                    Ordering::Greater => true,
-                    Ordering::Equal => universe.compare(*other, *id) == Ordering::Greater,
-                    Ordering::Less => false,
-                }
-        })
-    };
-    list.sort_by_key(is_old);
+    list.sort_by_key(|id| is_old(universe, *id));
+}
+
+/// Whether a newer version of the same name and architecture exists, or one of an upstream with a higher priority.
+pub fn is_old(universe: &Universe, id: PackageId) -> bool {
+    let mut others = universe.named(universe.name(id)).iter();
+    others.any(|other| {
+        let better = universe.priority(*other).cmp(&universe.priority(id));
+        universe.architecture(*other) == universe.architecture(id)
+            && match better {
+                Ordering::Greater => true,
+                Ordering::Equal => universe.compare(*other, id) == Ordering::Greater,
+                Ordering::Less => false,
+            }
+    })
 }
 
 /// Where candidates provide the same word in different versions, the higher ones come first.

@@ -18,6 +18,9 @@ pub const SIGNATURE: &str = "repodata/repomd.xml.asc";
 /// Path of the public key; zypper looks for it under this name, and a `NAME.repo` points to it.
 pub const KEY: &str = "repodata/repomd.xml.key";
 
+/// Kind of the file of modular metadata.
+pub(crate) const MODULES: &str = "modules";
+
 const NAMESPACE: &str = "http://linux.duke.edu/metadata";
 
 /// A metadata file: kind, name of its root element, its text in each package's elements.
@@ -43,14 +46,20 @@ struct Listed {
     open: (Sha256, usize),
 }
 
-/// All files of `repodata/`, with their paths below the repository, dated `epoch`.
+/// All files of `repodata/`, with their paths below the repository, dated `epoch`; with modular metadata if there is any.
 ///
 /// They are compressed with gzip, which every yum and dnf reads; zstd would need EL 9.
-pub fn files(elements: &[Elements], signer: &Signer, epoch: u64) -> Result<Vec<(String, Vec<u8>)>> {
-    let made: Vec<(Listed, Vec<u8>)> = KINDS
+pub fn files(
+    elements: &[Elements],
+    modules: Option<&str>,
+    signer: &Signer,
+    epoch: u64,
+) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut made: Vec<(Listed, Vec<u8>)> = KINDS
         .par_iter()
-        .map(|kind| metadata_file(kind, elements))
+        .map(|kind| packed(kind.0, "xml", &document(kind, elements)))
         .collect();
+    made.extend(modules.map(|text| packed(MODULES, "yaml", text)));
     let (listed, packed): (Vec<Listed>, Vec<Vec<u8>>) = made.into_iter().unzip();
     let repomd = repomd(&listed, epoch);
     let signature = signer.detach_armored(repomd.as_bytes(), epoch)?;
@@ -62,7 +71,13 @@ pub fn files(elements: &[Elements], signer: &Signer, epoch: u64) -> Result<Vec<(
     Ok(files)
 }
 
-fn metadata_file((kind, root, namespace, part): &Kind, all: &[Elements]) -> (Listed, Vec<u8>) {
+/// The text of a metadata file, `primary`, `filelists` or `other`.
+pub(crate) fn text(kind: &str, elements: &[Elements]) -> String {
+    let found = KINDS.iter().find(|known| known.0 == kind);
+    document(found.expect("one of the three"), elements)
+}
+
+fn document((kind, root, namespace, part): &Kind, all: &[Elements]) -> String {
     let mut text = format!("{DECLARATION}<{root} xmlns=\"{NAMESPACE}/{namespace}\"");
     if *kind == "primary" {
         let _ = write!(text, " xmlns:rpm=\"{NAMESPACE}/rpm\"");
@@ -70,11 +85,15 @@ fn metadata_file((kind, root, namespace, part): &Kind, all: &[Elements]) -> (Lis
     let _ = writeln!(text, " packages=\"{}\">", all.len());
     text.extend(all.iter().map(part));
     let _ = writeln!(text, "</{root}>");
+    text
+}
+
+fn packed(kind: &'static str, ending: &str, text: &str) -> (Listed, Vec<u8>) {
     let packed = compression::gzip(text.as_bytes());
     let sha256 = Sha256::of(&packed);
     let listed = Listed {
         kind,
-        path: format!("repodata/{sha256}-{kind}.xml.gz"),
+        path: format!("repodata/{sha256}-{kind}.{ending}.gz"),
         packed: (sha256, packed.len()),
         open: (Sha256::of(text.as_bytes()), text.len()),
     };

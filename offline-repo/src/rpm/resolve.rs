@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::clauses;
 use super::dependency::{self, Comparison, Relation, Rich};
-use super::policy::obsoleted;
+use super::policy::{is_old, obsoleted};
 use super::solver::{self, Request};
 use super::universe::{Kind, PackageId, Universe};
 use crate::error::{Error, Result};
@@ -28,6 +28,17 @@ pub fn resolve(
     groups: &BTreeMap<String, Vec<String>>,
     weak: bool,
 ) -> Result<Vec<Chosen>> {
+    upgrade(universe, groups, weak, &[])
+}
+
+/// The same where some packages should stay as they are ([`Universe::keep`]), but for those named here: these, and what is
+/// asked for and was not there before, come in their newest versions if that is possible.
+pub fn upgrade(
+    universe: &Universe,
+    groups: &BTreeMap<String, Vec<String>>,
+    weak: bool,
+    names: &[String],
+) -> Result<Vec<Chosen>> {
     let mut requests: Vec<(&str, Request)> = Vec::new();
     for (group, texts) in groups {
         for text in texts {
@@ -38,7 +49,14 @@ pub fn resolve(
         .iter()
         .map(|(_, request)| request.clone())
         .collect();
-    let chosen: BTreeSet<PackageId> = solver::solve(universe, &all, weak)?.into_iter().collect();
+    let old = outdated(universe, &all, names);
+    let solved = match solver::solve(universe, &all, &old, weak) {
+        Err(Error::Unsatisfiable { .. }) if !old.is_empty() => {
+            solver::solve(universe, &all, &[], weak)?
+        }
+        other => other?,
+    };
+    let chosen: BTreeSet<PackageId> = solved.into_iter().collect();
     let graph = Graph::new(universe, &chosen, weak);
     let mut found: HashMap<PackageId, Chosen> = HashMap::new();
     for group in groups.keys() {
@@ -71,6 +89,29 @@ pub fn resolve(
     };
     list.sort_by_cached_key(key);
     Ok(list)
+}
+
+/// Whether requests can be had beside what is installed; [`Error::Unsatisfiable`] if not.
+pub(crate) fn check(universe: &Universe, texts: &[String]) -> Result<()> {
+    let requests = texts.iter().map(|text| request(universe, text));
+    let requests: Vec<Request> = requests.collect::<Result<_>>()?;
+    solver::solve(universe, &requests, &[], false).map(drop)
+}
+
+/// Older versions of packages that are to be in their newest one.
+fn outdated(universe: &Universe, requests: &[Request], names: &[String]) -> Vec<PackageId> {
+    if !universe.keeps_some() {
+        return Vec::new();
+    }
+    let is_new = |r: &&Request| !r.candidates.iter().any(|id| universe.is_kept(*id));
+    let new = requests.iter().filter(is_new).flat_map(|r| &r.candidates);
+    let mut all: BTreeSet<&str> = new.map(|id| universe.name(*id)).collect();
+    all.extend(names.iter().map(String::as_str));
+    let versions = all.into_iter().flat_map(|name| universe.named(name));
+    versions
+        .copied()
+        .filter(|id| is_old(universe, *id))
+        .collect()
 }
 
 /// Which paths the requests, and the packages that they can lead to, ask for beyond what `primary.xml` lists.
@@ -148,29 +189,25 @@ fn by_name(universe: &Universe, text: &str) -> Vec<PackageId> {
 fn by_nevra(universe: &Universe, text: &str) -> Vec<PackageId> {
     let is_meant = |id: &PackageId| {
         let (name, evr) = (universe.name(*id), universe.evr(*id));
-        let rest = match text.strip_prefix(name).map(|rest| rest.split_at_checked(1)) {
-            Some(Some((".", architecture))) => {
-                return architecture == universe.architecture(*id);
-            }
-            Some(Some(("-" | "=", rest))) => rest,
-            _ => return false,
-        };
-        let ending = format!(".{}", universe.architecture(*id));
-        let rest = rest.strip_suffix(&ending).unwrap_or(rest);
-        let version = evr.rsplit_once('-').map_or(evr, |(version, _)| version);
-        let bare = |evr: &str| {
-            evr.split_once(':')
-                .map_or(evr.to_string(), |(_, r)| r.to_string())
-        };
-        [
-            evr.to_string(),
-            bare(evr),
-            version.to_string(),
-            bare(version),
-        ]
-        .contains(&rest.to_string())
+        is_nevra(text, name, evr, universe.architecture(*id))
     };
     universe.ids().filter(is_meant).collect()
+}
+
+/// Whether a request names this package with its version, its architecture, or both.
+pub fn is_nevra(text: &str, name: &str, evr: &str, architecture: &str) -> bool {
+    let rest = match text.strip_prefix(name).map(|rest| rest.split_at_checked(1)) {
+        Some(Some((".", named))) => return named == architecture,
+        Some(Some(("-" | "=", rest))) => rest,
+        _ => return false,
+    };
+    let rest = rest
+        .strip_suffix(architecture)
+        .and_then(|rest| rest.strip_suffix('.'))
+        .unwrap_or(rest);
+    let version = evr.rsplit_once('-').map_or(evr, |(version, _)| version);
+    let bare = |evr| -> &str { str::split_once(evr, ':').map_or(evr, |(_, rest)| rest) };
+    [evr, bare(evr), version, bare(version)].contains(&rest)
 }
 
 /// What packages provide, or a path that they own.

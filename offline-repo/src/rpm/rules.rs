@@ -21,6 +21,10 @@ pub enum Origin {
     Obsoletes(PackageId, PackageId),
     /// Two packages of one name.
     SameName(PackageId, PackageId),
+    /// An installed package stays, or something takes its place.
+    Installed(PackageId),
+    /// A package is to be in its newest version, so not in this one.
+    Old(PackageId),
 }
 
 /// A clause and its origin.
@@ -99,7 +103,12 @@ fn add_requires(
     rules: &mut Vec<Rule>,
     pending: &mut Vec<PackageId>,
 ) -> Result<()> {
+    let is_there = |id: PackageId| universe.is_installed(id);
     for relation in universe.relations(id, Kind::Requires) {
+        // What an installed package lacks already is left as it is (libsolv's `dontfix`).
+        if is_there(id) && !holds(universe, &relation, &is_there) {
+            continue;
+        }
         for clause in clauses_of(universe, id, &relation, false)? {
             // A package satisfies its own requirements, but for what else a rich one says.
             let clause = implied(id, clause);
@@ -147,8 +156,17 @@ fn add_exclusions(
     reached: &BTreeSet<PackageId>,
     rules: &mut Vec<Rule>,
 ) -> Result<()> {
+    // Packages that stand beside each other already may go on doing so.
+    let both_installed =
+        |other: PackageId| universe.is_installed(id) && universe.is_installed(other);
     for relation in universe.relations(id, Kind::Conflicts) {
         for clause in clauses_of(universe, id, &relation, true)? {
+            if clause
+                .iter()
+                .all(|literal| both_installed(package(*literal)))
+            {
+                continue;
+            }
             // A package may conflict with what it provides itself: with all others, not with itself.
             if clause.contains(&-literal(id)) {
                 continue;
@@ -163,13 +181,14 @@ fn add_exclusions(
         }
     }
     for other in obsoleted(universe, id) {
-        if reached.contains(&other) {
+        if reached.contains(&other) && !both_installed(other) {
             let clause = implied(id, vec![-literal(other)]);
             rules.push((clause, Origin::Obsoletes(id, other)));
         }
     }
     for other in universe.named(universe.name(id)) {
-        if *other > id && reached.contains(other) && !stand_together(universe, id, *other) {
+        let stand = both_installed(*other) || stand_together(universe, id, *other);
+        if *other > id && reached.contains(other) && !stand {
             let clause = implied(id, vec![-literal(*other)]);
             rules.push((clause, Origin::SameName(id, *other)));
         }
@@ -222,6 +241,8 @@ pub fn clash(universe: &Universe, rules: &[&Rule]) -> Clash {
             ),
             Origin::SameName(a, b) => (2, nevra(a), "one version of a name".into(), Some(nevra(b))),
             Origin::Request(text) => (4, "the request".into(), text.clone(), None),
+            Origin::Installed(id) => (5, nevra(id), "it is installed".into(), None),
+            Origin::Old(id) => (6, nevra(id), "its newest version".into(), None),
         };
         (
             rank,
@@ -270,6 +291,15 @@ fn line(universe: &Universe, clause: &Clause, origin: &Origin) -> String {
                 universe.nevra(*other)
             )
         }
+        Origin::Installed(id) => match positive.as_slice() {
+            [_] => format!("{} is installed", universe.nevra(*id)),
+            all => format!(
+                "{} is installed: one of {} must be there",
+                universe.nevra(*id),
+                all.join(", ")
+            ),
+        },
+        Origin::Old(id) => format!("{} is to be upgraded", universe.nevra(*id)),
         Origin::SameName(a, b) => format!(
             "{} and {} are two versions of one package",
             universe.nevra(*a),

@@ -38,11 +38,25 @@ struct Solver<'u> {
     branches: Vec<Branch>,
 }
 
-/// The chosen packages, in ascending order.
-pub fn solve(universe: &Universe, requests: &[Request], weak: bool) -> Result<Vec<PackageId>> {
-    let roots: Vec<PackageId> = requests.iter().flat_map(|r| r.candidates.clone()).collect();
+/// The chosen packages, in ascending order; none of `excluded`. Installed packages stay, or something takes their place.
+pub fn solve(
+    universe: &Universe,
+    requests: &[Request],
+    excluded: &[PackageId],
+    weak: bool,
+) -> Result<Vec<PackageId>> {
+    let stays: Vec<(PackageId, Vec<PackageId>)> = (universe.installed())
+        .map(|id| (id, policy::heirs(universe, id)))
+        .collect();
+    let mut roots: Vec<PackageId> = requests.iter().flat_map(|r| r.candidates.clone()).collect();
+    roots.extend(stays.iter().flat_map(|(_, heirs)| heirs));
     let mut rules = rules::of_packages(universe, &roots, weak)?;
+    rules.extend((excluded.iter()).map(|id| (vec![-literal(*id)], Origin::Old(*id))));
     let packages = rules.len();
+    for (id, heirs) in stays {
+        let clause = heirs.iter().map(|id| literal(*id)).collect();
+        rules.push((clause, Origin::Installed(id)));
+    }
     for request in requests {
         let mut clause: Vec<Literal> = request.candidates.iter().map(|id| literal(*id)).collect();
         clause.sort_unstable();

@@ -1,13 +1,15 @@
 //! All packages of some yum repositories for one architecture, in compact form: texts are numbers.
 
+mod installed;
 mod primary;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::BufRead;
 use std::ops::Range;
 
 use super::dependency::{Comparison, Relation, overlap};
 use super::evr::Evr;
+use super::modules::Visible;
 use super::package::{RELATIONS, is_primary};
 use super::reader::{self, Item};
 use super::strings::{Strings, TextId};
@@ -69,6 +71,10 @@ pub struct Universe {
     /// By provided name: the package, which versions.
     providers: HashMap<TextId, Vec<(PackageId, Comparison, TextId)>>,
     owners: HashMap<TextId, Vec<PackageId>>,
+    /// What must stay, in its version or a newer one.
+    installed: BTreeSet<PackageId>,
+    /// What should stay in its version.
+    kept: HashSet<PackageId>,
 }
 
 /// Architectures whose packages can be installed on a machine of one, the best first (rpm's `arch_compat`).
@@ -140,6 +146,16 @@ impl Universe {
             }
             Ok(())
         })
+    }
+
+    /// Leaves out packages that dnf does not see; call it before [`Universe::finish`].
+    pub fn retain(&mut self, visible: &Visible) {
+        let strings = &self.strings;
+        self.records.retain(|record| {
+            let text = |id| strings.text(id);
+            let architecture = text(record.architecture);
+            visible.has(text(record.name), text(record.evr), architecture)
+        });
     }
 
     /// Fills the tables by name; call it once after the last `primary.xml`.

@@ -1,6 +1,8 @@
 //! RPM packages of real rpmbuild, through `farrow`, to real dnf; our metadata beside createrepo_c's; closures beside
 //! dnf's; versions beside rpm's.
 
+mod own;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -17,6 +19,9 @@ use super::number;
 /// Packages with everything that metadata can say: rich dependencies, file requires, obsoletes, epochs, scripts.
 const SPEC: &str = include_str!("../yum/shelf.spec");
 
+/// Streams of modules: one that is the default, and one that is not.
+const MODULES: &str = include_str!("../yum/modules.yaml");
+
 /// The recipe of a platform of these packages.
 fn recipe(url: &str, architecture: &str) -> String {
     format!(
@@ -24,7 +29,8 @@ fn recipe(url: &str, architecture: &str) -> String {
          [distribution]\nid = \"rocky\"\nsuite = \"el9\"\ncode = \"el9\"\n\
          [[upstream]]\nname = \"shelf\"\nkind = \"rpm\"\narchive = \"shelf\"\nurl = \"{url}\"\n\
          suites = [\"el9/shelf\"]\nkeys = [\"vendor.asc\"]\n\
-         [packages]\nplatform = [\"shelf\", \"oldname\"]\n"
+         [packages]\nplatform = [\"shelf\", \"oldname\"]\n[services]\ncatalogue = [\"node-exporter\"]\n\
+         [repository]\nkey = \"rsa-3072\"\n[[base]]\nname = \"nothing\"\nkind = \"empty\"\n"
     )
 }
 
@@ -36,6 +42,7 @@ fn vendor(tools: &Tools<'_>) -> Result<()> {
     fs::create_dir_all(dir.join("keys"))?;
     fs::write(dir.join("keys/vendor.asc"), key.public_key()?.armored)?;
     fs::write(dir.join("shelf.spec"), SPEC)?;
+    fs::write(dir.join("modules.yaml"), MODULES)?;
     tools.run(
         r#"
         site=site/el9/shelf; mkdir -p $site gpg; chmod 700 gpg; export GNUPGHOME=/work/gpg
@@ -47,6 +54,7 @@ fn vendor(tools: &Tools<'_>) -> Result<()> {
         find top/RPMS -name '*.rpm' -exec cp {} $site ';'
         rpmsign --define "__gpg /usr/bin/gpg" --define "_gpg_name $id" --define "_gpg_path /work/gpg" --addsign $site/*.rpm
         createrepo_c --quiet $site
+        modifyrepo_c --mdtype=modules modules.yaml $site/repodata
         gpg --batch --quiet --local-user $id --armor --detach-sign $site/repodata/repomd.xml
         gpgconf --kill all
         "#,
@@ -87,7 +95,10 @@ pub fn build_and_install(world: &World) -> Result<()> {
         same_metadata(&tools)?;
         install(&tools, architecture)?;
     }
-    refusals(&tools)
+    own::modules(&tools)?;
+    refusals(&tools)?;
+    own::packages(world, &tools)?;
+    own::apt_takes_the_key(world, &tools)
 }
 
 /// Our metadata and createrepo_c's of the same files say the same of every package.
@@ -151,7 +162,8 @@ fn install(tools: &Tools<'_>, architecture: &str) -> Result<()> {
 /// dnf with nothing of the host's and nothing that needs a network. The host may be of another architecture.
 const DNF: &str = "dnf -y --quiet --installroot /work/root --setopt=reposdir=/work/repos --setopt=cachedir=/work/cache \
     --setopt=persistdir=/work/persist --setopt=logdir=/work/log --setopt=install_weak_deps=False \
-    --setopt=tsflags=noscripts --setopt=ignorearch=True --setopt=optional_metadata_types=filelists --releasever 9";
+    --setopt=tsflags=noscripts --setopt=ignorearch=True --setopt=optional_metadata_types=filelists \
+    --setopt=module_platform_id=platform:el9 --releasever 9";
 
 /// dnf refuses what somebody changed: the metadata, or a package.
 fn refusals(tools: &Tools<'_>) -> Result<()> {

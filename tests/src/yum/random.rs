@@ -196,7 +196,7 @@ pub fn write(packages: &[Package], signer: &Signer, dir: &Path) -> Result<()> {
         .iter()
         .map(|package| elements(package, &place(package)))
         .collect();
-    for (path, bytes) in repodata::files(&all, signer, 1_795_000_000)? {
+    for (path, bytes) in repodata::files(&all, None, signer, 1_795_000_000)? {
         let path = dir.join(path);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;

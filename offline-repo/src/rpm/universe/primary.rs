@@ -11,11 +11,11 @@ use crate::rpm::{self, evr};
 /// The package that is being read.
 #[derive(Default)]
 pub(super) struct Reading {
-    record: Record,
+    pub(super) record: Record,
     section: Option<usize>,
     sha256_follows: bool,
-    relations: Vec<(usize, Stored)>,
-    files: Vec<TextId>,
+    pub(super) relations: Vec<(usize, Stored)>,
+    pub(super) files: Vec<TextId>,
 }
 
 impl Reading {
@@ -91,8 +91,8 @@ impl Reading {
     }
 
     /// Checks what must not become part of a path or a URL, and keeps packages of the machine's architectures.
-    fn finish(mut self, universe: &mut Universe, index: u16) -> Result<(), String> {
-        let record = &mut self.record;
+    fn finish(self, universe: &mut Universe, index: u16) -> Result<(), String> {
+        let record = &self.record;
         let text = |id: TextId| universe.strings.text(id);
         let (name, evr) = (text(record.name), text(record.evr));
         let architecture = text(record.architecture);
@@ -114,9 +114,15 @@ impl Reading {
         let is_ours = known.is_empty()
             || architecture == "noarch"
             || known.iter().any(|known| known == architecture);
-        if !is_ours {
-            return Ok(());
+        if is_ours {
+            self.store(universe, index);
         }
+        Ok(())
+    }
+
+    /// Makes it the universe's last package.
+    pub(super) fn store(mut self, universe: &mut Universe, index: u16) {
+        let record = &mut self.record;
         record.index = index;
         for (section, range) in record.relations.iter_mut().enumerate() {
             let start = universe.relations.len() as u32;
@@ -128,7 +134,6 @@ impl Reading {
         universe.files.append(&mut self.files);
         record.files = start..universe.files.len() as u32;
         universe.records.push(self.record);
-        Ok(())
     }
 }
 
