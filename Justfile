@@ -18,12 +18,17 @@ bench *ARGS:
     cargo build --release --workspace --bins
     target/release/bench {{ARGS}}
 
+# Speed and size of images, each figure beside its bar: just bench-image [BASELINE_SCRIPT PACKAGES_FILE]
+bench-image *ARGS:
+    cargo build --release --workspace --bins
+    target/release/bench-image {{ARGS}}
+
 # Speed of the sandbox of four machines in containers; after a run of the tests, whose image it uses.
 bench-fleet *ARGS:
     cargo build --release --workspace --bins
     target/release/bench-fleet {{ARGS}}
 
-# Random tests with their full figures, hours of them, into docs/soak.md: just soak [killed|flipped|closures|fuzz|"fuzz READER"…]
+# Random tests with their full figures, hours of them, into docs/soak.md: just soak [killed|flipped|closures|kills-of-bakes|flipped-images|roots|fuzz|"fuzz READER"…]
 soak *ARGS:
     cargo run --release -p e2e --bin soak -- {{ARGS}}
 

@@ -153,7 +153,11 @@ impl<'a> Layer<'a> {
                 true => String::new(),
                 false => format!(", also in {}", user.groups.join(", ")),
             };
-            let effect = format!("uid and gid {}, before any package{groups}", user.uid);
+            let when = match user.phase {
+                Phase::BeforePackages => "before any package",
+                Phase::AfterPackages => "after all packages",
+            };
+            let effect = format!("uid and gid {}, {when}{groups}", user.uid);
             self.say(format!("user.{}", user.name), effect);
         }
         for (number, file) in self.file.files.iter().enumerate() {

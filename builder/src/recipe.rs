@@ -151,6 +151,13 @@ pub struct User {
     /// Groups that it joins: of other users of the recipe, or of base-passwd.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// When it is made (default: before any package is unpacked, so that its packages find it).
+    #[serde(default = "default_user_phase")]
+    pub phase: Phase,
+}
+
+fn default_user_phase() -> Phase {
+    Phase::BeforePackages
 }
 
 fn default_shell() -> String {

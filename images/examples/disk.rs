@@ -29,6 +29,7 @@ fn main() {
             path: PathBuf::from(tree),
             digest: digest.clone(),
             kernel: Some(kernel),
+            base: None,
         },
         repository: None,
         kernel_arguments: CONSOLES.map(str::to_owned).to_vec(),

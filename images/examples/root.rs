@@ -78,6 +78,7 @@ fn input(folder: &Path) -> Result<RootInput> {
         files_before: Vec::new(),
         files_after: Vec::new(),
         users: vec![postgres],
+        users_after: Vec::new(),
         scripts: Vec::new(),
         hostname: "localhost".into(),
         epoch: 1_790_000_000,

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::grub::Embedded;
 use crate::partitions::{self, Layout, SECTOR};
 
-/// Writes table and parts into a sparse file, and waits until it is on the disk.
+/// Writes table and parts into a sparse file.
 pub(crate) fn assemble(
     path: &Path,
     layout: &Layout,
@@ -49,7 +49,7 @@ pub(crate) fn assemble(
         };
         copy_data(source, &disk, at).map_err(Error::io("copy", source))?;
     }
-    disk.sync_all().map_err(io("flush"))
+    Ok(())
 }
 
 /// Copies a file's data to an offset of another file; its holes stay holes.

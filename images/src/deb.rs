@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use extract::Extractor;
 
 mod extract;
+mod members;
 
 /// Largest control member that is read, in bytes. The largest in Debian 13 are lists of a few megabytes.
 const CONTROL_LIMIT: u64 = 64 << 20;
@@ -110,25 +111,20 @@ fn with_member(
         reason,
     };
     let file = File::open(package).map_err(Error::io("open", package))?;
-    let mut container = ar::Archive::new(BufReader::with_capacity(1 << 17, file));
-    while let Some(member) = container.next_entry() {
-        let member = member.map_err(|error| refuse(format!("not a Debian package: {error}")))?;
-        let full = String::from_utf8_lossy(member.header().identifier())
-            .trim_end_matches('/')
-            .to_owned();
-        let Some(compression) = full.strip_prefix(name) else {
-            continue;
-        };
-        let decoder =
-            decode(compression, member).map_err(|error| refuse(format!("{full}: {error}")))?;
-        let bounded: Box<dyn Read + '_> = Box::new(Bounded {
-            inner: decoder,
-            left: limit,
-        });
-        let mut archive = tar::Archive::new(bounded);
-        return read(&mut archive).map_err(|error| refuse(format!("{full}: {error}")));
-    }
-    Err(refuse(format!("not a Debian package: no member {name}")))
+    let input = BufReader::with_capacity(1 << 17, file);
+    let member = members::find(input, name)
+        .map_err(|error| refuse(format!("not a Debian package: {error}")))?;
+    let Some((full, member)) = member else {
+        return Err(refuse(format!("not a Debian package: no member {name}")));
+    };
+    let damaged = |error| refuse(format!("{full}: {error}"));
+    let compression = full.strip_prefix(name).unwrap_or_default();
+    let decoder = decode(compression, member).map_err(damaged)?;
+    let bounded: Box<dyn Read + '_> = Box::new(Bounded {
+        inner: decoder,
+        left: limit,
+    });
+    read(&mut tar::Archive::new(bounded)).map_err(damaged)
 }
 
 fn decode<'a>(compression: &str, member: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {

@@ -181,7 +181,7 @@ impl Parts {
         let (path, digest) = (&input.root.path, &input.root.digest);
         let content = |label: &str| Guid::from_digest(&Sha256::digest(format!("{label} {digest}")));
         let uuid = content("root file system");
-        let root = pack::root(context, path, digest, uuid, input.root_compression)?;
+        let root = pack::root(context, &input.root, uuid, input.root_compression)?;
         let salt = Sha256::new()
             .chain_update(input.seed)
             .chain_update("verity salt")
@@ -215,7 +215,7 @@ impl Parts {
         };
         if slot < root {
             let reason = format!(
-                "the root needs {} MiB, a slot has {}",
+                "the root needs {} MiB, a slot has {}: raise root_slot_mib or leave it out",
                 root.div_ceil(1 << 20),
                 slot >> 20
             );
@@ -285,6 +285,7 @@ pub(crate) mod tests {
                 path: PathBuf::new(),
                 digest: String::new(),
                 kernel: None,
+                base: None,
             },
             repository: None,
             kernel_arguments: vec!["quiet".to_owned()],

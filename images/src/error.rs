@@ -55,6 +55,23 @@ pub enum Error {
         /// The last lines it wrote to standard error.
         stderr: String,
     },
+    /// A maintainer script of a package failed while a root tree was made.
+    #[error(
+        "{script} of package {package} failed with {status}{}",
+        quoted_lines(said)
+    )]
+    Script {
+        /// The package.
+        package: String,
+        /// The script: `preinst`, `postinst`, `prerm` or `postrm`.
+        script: &'static str,
+        /// Exit code or signal.
+        status: String,
+        /// The last lines that it said.
+        said: String,
+        /// Where all is that dpkg said.
+        log: PathBuf,
+    },
     /// A package file is damaged or holds something that is refused.
     #[error("package {}: {reason}", path.display())]
     Package {
@@ -147,6 +164,7 @@ impl Error {
             Error::MissingHostProgram { .. } => "FR-SANDBOX-PROGRAM",
             Error::MissingIdRange { .. } => "FR-SANDBOX-IDS",
             Error::Program { .. } => "FR-IMAGE-PROGRAM",
+            Error::Script { .. } => "FR-IMAGE-SCRIPT",
             Error::Package { .. } => "FR-IMAGE-PACKAGE",
             Error::Tree { .. } => "FR-IMAGE-TREE",
             Error::Boot { .. } => "FR-IMAGE-BOOT",
@@ -179,6 +197,10 @@ impl Error {
             Error::MissingIdRange { user, .. } => Some(format!(
                 "run as root once: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user} (any free range of 65536 ids will do)"
             )),
+            Error::Script { log, .. } => Some(format!(
+                "all that dpkg said is in {} until the next bake",
+                log.display()
+            )),
             Error::Package { .. } => {
                 Some("fetch the package again; its content must match the lock".to_owned())
             }
@@ -204,6 +226,14 @@ impl Error {
             reason: reason.to_string(),
             hint: None,
         }
+    }
+}
+
+/// What a script said as it is appended to a message: nothing, or a colon and the lines.
+fn quoted_lines(said: &str) -> String {
+    match said.trim() {
+        "" => String::new(),
+        text => format!(":\n{text}"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! A cached part is a folder named by the digest of all that goes into it. It appears under that name by one rename when
 //! it is whole.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::partitions::Guid;
 use crate::progress::{Progress, ProgressFn};
+use crate::root::RootTree;
 use crate::sandbox::Sandbox;
 use crate::tools::ToolsTree;
 
@@ -59,26 +61,90 @@ pub struct Context<'a> {
     pub progress: ProgressFn<'a>,
 }
 
-/// The read-only root file system of a tree.
+/// The read-only root file system of a tree. What its base holds is packed once; files that were added are then appended
+/// to a copy, which takes a moment. An image from an empty cache goes the same way, so it has the same bytes.
 ///
 /// # Errors
 /// When `mkfs.erofs` fails or the cache cannot be written.
 pub fn root(
     context: &Context,
-    tree: &Path,
-    digest: &str,
+    tree: &RootTree,
     uuid: Guid,
     compression: RootCompression,
 ) -> Result<PathBuf> {
-    let mut arguments = erofs_arguments(context.epoch, uuid);
     let options = match compression {
         RootCompression::Lz4 => ROOT_OPTIONS,
         RootCompression::Zstd => SMALL_ROOT_OPTIONS,
     };
-    arguments.extend(options.map(str::to_owned));
-    arguments.push(ROOT_EXCLUDE.to_owned());
-    arguments.extend(["/out/part.img".to_owned(), "/tree".to_owned()]);
-    cached(context, "image/root", digest, &arguments, tree)
+    let packing = |uuid| {
+        let mut arguments = erofs_arguments(context.epoch, uuid);
+        arguments.extend(options.map(str::to_owned));
+        arguments
+    };
+    let whole = |stage, digest: &str, uuid, tree: &Path| {
+        let mut arguments = packing(uuid);
+        arguments.extend([ROOT_EXCLUDE, "/out/part.img", "/tree"].map(str::to_owned));
+        cached(context, stage, digest, &arguments, tree, None)
+    };
+    let Some(base) = &tree.base else {
+        return whole("image/root", &tree.digest, uuid, &tree.path);
+    };
+    let id = Sha256::digest(format!("base file system {}", base.digest));
+    let part = whole(
+        "image/base",
+        &base.digest,
+        Guid::from_digest(&id),
+        &base.path,
+    )?;
+    let mut arguments: Vec<String> = ["sh", "-c", APPEND, "append"].map(str::to_owned).into();
+    arguments.extend(packing(uuid));
+    arguments.extend(
+        ["--incremental=data", "--tar=f", "/out/part.img"]
+            .iter()
+            .map(|&word| word.to_owned()),
+    );
+    let start = Start {
+        part: &part,
+        list: list(&base.added),
+    };
+    let (digest, tree) = (&tree.digest, &tree.path);
+    cached(
+        context,
+        "image/root",
+        digest,
+        &arguments,
+        tree,
+        Some(&start),
+    )
+}
+
+/// Appends the files listed in `/out/added` to the file system that the command in the arguments names.
+const APPEND: &str = r#"set -eu
+cd /out
+tar --create --file=added.tar --directory=/tree --no-recursion --format=gnu --numeric-owner \
+    --null --verbatim-files-from --files-from=added
+"$@" added.tar
+rm added added.tar"#;
+
+/// What a part begins as.
+struct Start<'a> {
+    /// A part that is copied.
+    part: &'a Path,
+    /// Paths that are appended, each ended by a NUL.
+    list: Vec<u8>,
+}
+
+/// The added files that are in the root's file system, and the folders on the way to them, whose times changed.
+fn list(added: &[String]) -> Vec<u8> {
+    let mut paths = BTreeSet::new();
+    for path in added.iter().map(Path::new) {
+        if path.starts_with("boot") || path.starts_with("var") {
+            continue;
+        }
+        paths.extend(path.ancestors().map(|path| Path::new(".").join(path)));
+    }
+    let path = |path: PathBuf| [path.as_os_str().as_encoded_bytes(), b"\0"].concat();
+    paths.into_iter().flat_map(path).collect()
 }
 
 /// A repository as a read-only file system, not compressed: packages are already.
@@ -89,7 +155,14 @@ pub fn repository(context: &Context, folder: &Path, digest: &str, uuid: Guid) ->
     let mut arguments = erofs_arguments(context.epoch, uuid);
     arguments.extend(["--all-root", "--all-time", "-Lfarrow-repo"].map(str::to_owned));
     arguments.extend(["/out/part.img".to_owned(), "/tree".to_owned()]);
-    cached(context, "image/repository", digest, &arguments, folder)
+    cached(
+        context,
+        "image/repository",
+        digest,
+        &arguments,
+        folder,
+        None,
+    )
 }
 
 /// The writable file system with the tree's `/var`, of `mib` MiB.
@@ -135,6 +208,7 @@ pub fn var(context: &Context, tree: &Path, digest: &str, uuid: Guid, mib: u64) -
         digest,
         &arguments.map(str::to_owned),
         tree,
+        None,
     )
 }
 
@@ -148,13 +222,15 @@ fn erofs_arguments(epoch: u64, uuid: Guid) -> Vec<String> {
     arguments
 }
 
-/// The part that a program makes from `tree` (seen as `/tree`) at `/out/part.img`, or the one made before.
+/// The part that a program makes from `tree` (seen as `/tree`) at `/out/part.img`, or the one made before. With a start,
+/// that is there already.
 fn cached(
     context: &Context,
     stage: &'static str,
     digest: &str,
     arguments: &[String],
     tree: &Path,
+    begin: Option<&Start>,
 ) -> Result<PathBuf> {
     let start = std::time::Instant::now();
     (context.progress)(Progress::Started { stage, total: None });
@@ -164,7 +240,7 @@ fn cached(
         // The time of last use decides what goes when the cache is bounded; others may share it read-only.
         let _ = fs::File::open(&folder).and_then(|f| f.set_modified(std::time::SystemTime::now()));
     } else {
-        make(context, arguments, tree, &folder)?;
+        make(context, arguments, tree, begin, &folder)?;
     }
     let seconds = start.elapsed().as_secs_f64();
     (context.progress)(Progress::Finished {
@@ -187,20 +263,31 @@ fn key(context: &Context, digest: &str, arguments: &[String]) -> String {
     hex::encode(hash.finalize())
 }
 
-fn make(context: &Context, arguments: &[String], tree: &Path, folder: &Path) -> Result<()> {
+fn make(
+    context: &Context,
+    arguments: &[String],
+    tree: &Path,
+    begin: Option<&Start>,
+    folder: &Path,
+) -> Result<()> {
     let cache = context.cache;
     fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
     let temporary = tempfile::Builder::new()
         .prefix(TEMPORARY)
         .tempdir_in(cache)
         .map_err(Error::io("create in", cache))?;
+    let file = temporary.path().join(FILE);
+    if let Some(Start { part, list }) = begin {
+        fs::copy(part, &file).map_err(Error::io("copy", part))?;
+        let added = temporary.path().join("added");
+        fs::write(&added, list).map_err(Error::io("write", &added))?;
+    }
     let epoch = context.epoch.to_string();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     sandbox(context, tree, temporary.path())
         .env("SOURCE_DATE_EPOCH", &epoch)
         .env("E2FSPROGS_FAKE_TIME", &epoch)
         .run(&words, None)?;
-    let file = temporary.path().join(FILE);
     fs::File::open(&file)
         .and_then(|f| f.sync_all())
         .map_err(Error::io("flush", &file))?;
@@ -217,4 +304,26 @@ fn sandbox(context: &Context, tree: &Path, out: &Path) -> Sandbox {
         .sandbox()
         .bind_ro(tree, "/tree")
         .bind(out, "/out")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_appended_comes_with_its_folders() {
+        let added = ["usr/lib/x/a", "etc/hostname", "var/lib/b", "boot/c"];
+        let listed = String::from_utf8(list(&added.map(str::to_owned))).unwrap();
+        let listed: Vec<&str> = listed.split_terminator('\0').collect();
+        let expected = [
+            ".",
+            "./etc",
+            "./etc/hostname",
+            "./usr",
+            "./usr/lib",
+            "./usr/lib/x",
+            "./usr/lib/x/a",
+        ];
+        assert_eq!(listed, expected);
+    }
 }

@@ -5,6 +5,7 @@
 //! [finished](finish): nothing individual or secret is left, and the same input gives the same bytes.
 
 mod dpkg;
+mod failure;
 mod finish;
 mod input;
 mod order;
@@ -47,6 +48,19 @@ pub struct RootTree {
     pub digest: String,
     /// Its newest kernel, if it has one.
     pub kernel: Option<Kernel>,
+    /// What it was made from; none for such a base itself.
+    pub base: Option<Base>,
+}
+
+/// The tree that packages make, from which a root tree differs by some files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Base {
+    /// The folder.
+    pub path: PathBuf,
+    /// SHA-256 in hex over everything it was made from.
+    pub digest: String,
+    /// What was added or replaced: paths below the tree, no part of which is a link.
+    pub added: Vec<String>,
 }
 
 /// Makes the root tree of `input` below `cache`, or finds it there. Killed at any moment, it starts anew next time.
@@ -56,30 +70,45 @@ pub struct RootTree {
 /// configured, [`Error::Worker`] and [`Error::Sandbox`] when the host does not let the sandbox start.
 pub fn build(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<RootTree> {
     let digest = input.digest();
+    // The base first, also when the tree is there: its file system is packed from it.
+    let base = build_base(input, cache, progress)?;
     let roots = store::open(cache, "roots")?;
-    if let Some(tree) = roots.find(&digest)? {
+    if let Some((tree, added)) = roots.find(&digest)? {
         progress(Progress::Finished {
             stage: "root",
             seconds: 0.0,
             reused: true,
         });
-        return Ok(tree);
+        return Ok(with_base(tree, &base, added));
     }
-    let base = build_base(input, cache, progress)?;
     let work = roots.begin()?;
-    stage(progress, "root/complete", || {
+    let added = stage(progress, "root/complete", || {
         complete_tree(&base, input, cache, &work)
     })?;
-    stage(progress, "root/publish", || {
-        roots.publish(&work, &digest, base.kernel, Lasting::UntilBoot)
-    })
+    let tree = stage(progress, "root/publish", || {
+        let kernel = base.kernel.clone();
+        roots.publish(&work, &digest, kernel, &added, Lasting::UntilBoot)
+    })?;
+    Ok(with_base(tree, &base, added))
+}
+
+fn with_base(tree: RootTree, base: &RootTree, added: Vec<String>) -> RootTree {
+    let base = Base {
+        path: base.path.clone(),
+        digest: base.digest.clone(),
+        added,
+    };
+    RootTree {
+        base: Some(base),
+        ..tree
+    }
 }
 
 /// The tree before [`RootInput::files_after`]: most changes of an image change only those.
 fn build_base(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<RootTree> {
     let digest = input.base_digest();
     let bases = store::open(cache, "bases")?;
-    if let Some(tree) = bases.find(&digest)? {
+    if let Some((tree, _)) = bases.find(&digest)? {
         progress(Progress::Finished {
             stage: "root/base",
             seconds: 0.0,
@@ -104,12 +133,18 @@ fn build_base(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<R
         sandbox::call("finish-root", &finished, &|_, _| ())
     })?;
     stage(progress, "root/sync", || {
-        bases.publish(&work, &digest, kernel, Lasting::Always)
+        bases.publish(&work, &digest, kernel, &[], Lasting::Always)
     })
 }
 
-/// Makes the whole tree from the base. Files are links to the base's: nothing writes to a file in place, here or later.
-fn complete_tree(base: &RootTree, input: &RootInput, cache: &Path, work: &Path) -> Result<()> {
+/// Makes the whole tree from the base, and returns what was added. Files are links to the base's: nothing writes to a file
+/// in place, here or later.
+fn complete_tree(
+    base: &RootTree,
+    input: &RootInput,
+    cache: &Path,
+    work: &Path,
+) -> Result<Vec<String>> {
     let cache = cache.canonicalize().map_err(Error::io("find", cache))?;
     // One mount for both trees: the kernel refuses links between two, even of the same file system.
     let seen = Path::new("/run/farrow/cache");
@@ -135,6 +170,7 @@ fn complete_tree(base: &RootTree, input: &RootInput, cache: &Path, work: &Path) 
     let complete = CompleteInput {
         tree,
         files: input.files_after.clone(),
+        users: input.users_after.clone(),
         hostname: input.hostname.clone(),
         epoch: input.epoch,
     };

@@ -57,20 +57,26 @@ impl Farrow {
 
     /// `farrow ARGS…` in a network namespace with no interface but a loopback that is down. Needs root.
     pub fn without_network(world: &World, args: &[&str]) -> Self {
-        let plain = Self::new(world, args);
-        let mut command = Command::new("unshare");
+        Self::new(world, args).wrapped(&["unshare", "--net"])
+    }
+
+    /// The same call as the last arguments of another command.
+    pub fn wrapped(self, words: &[&str]) -> Self {
+        let mut command = Command::new(words[0]);
         command
-            .arg("--net")
-            .arg(plain.command.get_program())
-            .args(plain.command.get_args())
-            .current_dir(&world.root)
+            .args(&words[1..])
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
             .stdin(Stdio::null());
-        for (name, value) in plain.command.get_envs() {
+        if let Some(dir) = self.command.get_current_dir() {
+            command.current_dir(dir);
+        }
+        for (name, value) in self.command.get_envs() {
             if let Some(value) = value {
                 command.env(name, value);
             }
         }
-        Self { command, ..plain }
+        Self { command, ..self }
     }
 
     /// A shell script in such a network namespace, with `FARROW` as the binary. Needs root.

@@ -32,11 +32,16 @@ pub(super) fn root_input(
     {
         files_after.extend(bootstrap_files(recipe, source)?);
     }
+    let (users, users_after) = recipe
+        .users
+        .iter()
+        .partition::<Vec<_>, _>(|user| user.phase == Phase::BeforePackages);
     Ok(RootInput {
         packages: closure.iter().map(root_package).collect(),
         files_before: before.into_iter().map(entry).collect(),
         files_after,
-        users: recipe.users.iter().map(system_user).collect(),
+        users: users.into_iter().map(system_user).collect(),
+        users_after: users_after.into_iter().map(system_user).collect(),
         scripts: recipe.scripts.iter().map(root_script).collect(),
         hostname: "localhost".into(),
         epoch: stages::epoch(&source.lock),

@@ -12,7 +12,7 @@ mod vhd;
 mod vmdk;
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -129,12 +129,9 @@ pub(crate) fn make(
         .iter()
         .partition(|format| **format == Format::Raw);
     let one = |format: &Format| {
-        stage(progress, format.stage(), || {
-            let path = match format {
-                Format::Raw => raw.to_owned(),
-                other => convert(*other, raw, &identity, tools)?,
-            };
-            artifact(*format, &path)
+        stage(progress, format.stage(), || match format {
+            Format::Raw => synced(raw),
+            other => artifact(*other, &convert(*other, raw, &identity, tools)?),
         })
     };
     // One reads the raw file to hash it, the others to convert it.
@@ -221,6 +218,16 @@ fn plain_qcow2(raw: &Path, path: &Path, tools: &ToolsTree) -> Result<()> {
         .map_err(Error::io("flush", path))
 }
 
+/// The raw disk as an artefact, when it is on the disk; its digest needs a processor and syncing does not.
+fn synced(raw: &Path) -> Result<Artifact> {
+    let (synced, made) = rayon::join(
+        || File::open(raw).and_then(|file| file.sync_all()),
+        || artifact(Format::Raw, raw),
+    );
+    synced.map_err(Error::io("flush", raw))?;
+    made
+}
+
 fn artifact(format: Format, path: &Path) -> Result<Artifact> {
     let (sha256, size) = digest(path)?;
     Ok(Artifact {
@@ -231,23 +238,40 @@ fn artifact(format: Format, path: &Path) -> Result<Artifact> {
     })
 }
 
-/// SHA-256 in hex and size of a file.
+/// SHA-256 in hex and size of a file. Its holes are zeros that need not be read.
 ///
 /// # Errors
 /// When it cannot be read.
 pub fn digest(path: &Path) -> Result<(String, u64)> {
     let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let io = |what| Error::io(what, path);
+    let size = file.metadata().map_err(io("read"))?.len();
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 4 << 20];
-    let mut size = 0;
-    loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
-            0 => return Ok((hex::encode(hash.finalize()), size)),
-            length => {
-                hash.update(&buffer[..length]);
-                size += length as u64;
-            }
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    for range in sparse::data_ranges(&file).map_err(io("read"))? {
+        hash_zeros(&mut hash, range.start - at);
+        file.seek(SeekFrom::Start(range.start))
+            .map_err(io("read"))?;
+        let mut left = (range.end - range.start) as usize;
+        while left > 0 {
+            let piece = &mut buffer[..left.min(1 << 20)];
+            file.read_exact(piece).map_err(io("read"))?;
+            hash.update(&*piece);
+            left -= piece.len();
         }
+        at = range.end;
+    }
+    hash_zeros(&mut hash, size.saturating_sub(at));
+    Ok((hex::encode(hash.finalize()), size))
+}
+
+fn hash_zeros(hash: &mut Sha256, mut left: u64) {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    while left > 0 {
+        let length = left.min(ZEROS.len() as u64);
+        hash.update(&ZEROS[..length as usize]);
+        left -= length;
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 
+use super::failure::Failure;
 use super::input::{Package, RootInput};
 use super::order::Plan;
 use super::{policy, store};
@@ -191,6 +192,7 @@ fn run(
         .open(&path)
         .map_err(Error::io("open", &path))?;
     let mut tail = VecDeque::new();
+    let mut failure = Failure::default();
     let mut done = 0;
     for line in BufReader::new(reader).split(b'\n') {
         let line = line.map_err(Error::sandbox("read what dpkg says"))?;
@@ -200,6 +202,7 @@ fn run(
             progress(Progress::Advanced { stage, done });
         }
         writeln!(log, "{line}").map_err(Error::io("write", &path))?;
+        failure.hear(&line);
         tail.push_back(line.into_owned());
         if tail.len() > TAIL {
             tail.pop_front();
@@ -207,6 +210,9 @@ fn run(
     }
     let status = child.wait()?;
     if !status.success() {
+        if let Some(error) = failure.into_error(&path) {
+            return Err(error);
+        }
         tail.push_back(format!("(all of it is in {})", path.display()));
         let stderr = tail.into_iter().collect::<Vec<_>>().join("\n");
         return Err(Error::Program {

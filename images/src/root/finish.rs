@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Kernel;
-use super::input::{Content, FileEntry};
+use super::input::{Content, FileEntry, SystemUser};
 use super::prepare::write_entry;
 use crate::error::{Error, Result};
 
@@ -30,6 +30,7 @@ pub(crate) struct FinishInput {
 pub(crate) struct CompleteInput {
     pub(crate) tree: PathBuf,
     pub(crate) files: Vec<FileEntry>,
+    pub(crate) users: Vec<SystemUser>,
     pub(crate) hostname: String,
     pub(crate) epoch: u64,
 }
@@ -49,8 +50,9 @@ pub(crate) fn finish(input: FinishInput) -> Result<Option<Kernel>> {
     Ok(kernel)
 }
 
-/// Adds what is not from packages. Files of the tree are shared with other trees: they are replaced, never written to.
-pub(crate) fn complete(input: CompleteInput) -> Result<()> {
+/// Adds what is not from packages, and returns where: paths below the tree, no part of which is a link. Files of the tree
+/// are shared with other trees: they are replaced, never written to.
+pub(crate) fn complete(input: CompleteInput) -> Result<Vec<String>> {
     super::enter(&input.tree)?;
     let hostname = FileEntry {
         path: "/etc/hostname".to_owned(),
@@ -59,10 +61,26 @@ pub(crate) fn complete(input: CompleteInput) -> Result<()> {
         gid: 0,
         kind: Content::File(format!("{}\n", input.hostname).into_bytes()),
     };
-    std::iter::once(&hostname)
-        .chain(&input.files)
-        .try_for_each(write_entry)?;
-    times::clamp(input.epoch)
+    let accounts = accounts::with_users(&input.users, input.epoch)?;
+    let entries = || accounts.iter().chain([&hostname]).chain(&input.files);
+    entries().try_for_each(write_entry)?;
+    times::clamp(input.epoch)?;
+    entries()
+        .map(|entry| place(Path::new(&entry.path)))
+        .collect()
+}
+
+/// Where a path of the tree that this process is in really is, without the leading slash.
+fn place(path: &Path) -> Result<String> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(Error::Tree {
+            reason: format!("{} cannot be replaced", path.display()),
+        });
+    };
+    let folder = std::fs::canonicalize(folder).map_err(Error::io("find", folder))?;
+    let place = folder.join(name);
+    let place = place.strip_prefix("/").unwrap_or(&place);
+    Ok(place.to_string_lossy().into_owned())
 }
 
 /// The newest kernel in `/boot` that has modules.

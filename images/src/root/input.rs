@@ -62,7 +62,7 @@ pub enum Content {
     Directory,
 }
 
-/// An account with a fixed id, made before any package is unpacked, so that data outlives a change of image.
+/// An account with a fixed id, so that data outlives a change of image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SystemUser {
     /// Name of the user and of its own group.
@@ -99,8 +99,10 @@ pub struct RootInput {
     pub files_before: Vec<FileEntry>,
     /// Put into the tree when all packages are configured.
     pub files_after: Vec<FileEntry>,
-    /// Accounts with fixed ids.
+    /// Accounts with fixed ids, made before any package is unpacked.
     pub users: Vec<SystemUser>,
+    /// Accounts with fixed ids that no package asks for, made when all packages are configured.
+    pub users_after: Vec<SystemUser>,
     /// Run as root when all packages are configured, in this order, without a network.
     pub scripts: Vec<Script>,
     /// Content of `/etc/hostname`.
@@ -115,7 +117,8 @@ pub struct RootInput {
 impl RootInput {
     /// SHA-256 in hex over everything that decides what the tree will be.
     pub fn digest(&self) -> String {
-        digest_of(&(self.base_digest(), &self.files_after, &self.hostname))
+        let added = (&self.files_after, &self.users_after, &self.hostname);
+        digest_of(&(self.base_digest(), added))
     }
 
     /// The same over what decides the part of the tree that packages make.
@@ -167,6 +170,7 @@ mod tests {
             files_before: Vec::new(),
             files_after: Vec::new(),
             users: Vec::new(),
+            users_after: Vec::new(),
             scripts: Vec::new(),
             hostname: "node".into(),
             epoch: 1,

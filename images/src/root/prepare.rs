@@ -50,7 +50,9 @@ pub(crate) fn prepare(input: PrepareInput) -> Result<()> {
 fn write_accounts(users: &[SystemUser]) -> Result<()> {
     for (file, add) in [
         ("passwd", passwd_with as fn(&str, &[SystemUser]) -> String),
-        ("group", group_with),
+        ("group", |master, users| {
+            group_with(master, users, own_group)
+        }),
     ] {
         let master = format!("/usr/share/base-passwd/{file}.master");
         let text = fs::read_to_string(&master).map_err(Error::io("read", &master))?;
@@ -77,11 +79,18 @@ fn passwd_with(master: &str, users: &[SystemUser]) -> String {
     master.to_owned() + &users.iter().map(line).collect::<String>()
 }
 
-/// group(5) with the users' groups added, and the users to the groups they join.
-fn group_with(master: &str, users: &[SystemUser]) -> String {
-    let own = users
-        .iter()
-        .map(|user| format!("{}:*:{}:", user.name, user.gid));
+/// The line of a user's own group in group(5).
+pub(super) fn own_group(user: &SystemUser) -> String {
+    format!("{}:*:{}:", user.name, user.gid)
+}
+
+/// group(5) or gshadow(5) with the users' groups added, and the users to the groups they join.
+pub(super) fn group_with(
+    master: &str,
+    users: &[SystemUser],
+    own: fn(&SystemUser) -> String,
+) -> String {
+    let own = users.iter().map(own);
     let lines = master.lines().map(str::to_owned).chain(own);
     let join = |line: String| {
         let group = line.split(':').next().unwrap_or_default().to_owned();
@@ -193,7 +202,7 @@ mod tests {
             passwd.lines().nth(1),
             Some("postgres:*:543:543:PostgreSQL:/var/lib/postgresql:/bin/bash")
         );
-        let group = group_with("root:*:0:\ntape:*:26:ann\n", &users);
+        let group = group_with("root:*:0:\ntape:*:26:ann\n", &users, own_group);
         assert_eq!(
             group,
             "root:*:0:\ntape:*:26:ann,postgres\npostgres:*:543:\n"

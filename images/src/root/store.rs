@@ -44,6 +44,8 @@ struct Facts {
     kernel: Option<Kernel>,
     /// The boot after which it is not trusted.
     boot: Option<String>,
+    /// What was added to the tree's base.
+    added: Vec<String>,
 }
 
 /// The folder of trees, locked.
@@ -66,15 +68,20 @@ pub(super) fn open(cache: &Path, kind: &str) -> Result<Store> {
 }
 
 impl Store {
-    /// The tree of that digest, if it has been finished.
-    pub(super) fn find(&self, digest: &str) -> Result<Option<RootTree>> {
+    /// The tree of that digest, if it has been finished, and what was added to its base.
+    pub(super) fn find(&self, digest: &str) -> Result<Option<(RootTree, Vec<String>)>> {
         let place = self.folder.join(digest);
         let facts = place.join(FACTS);
         let Ok(text) = fs::read_to_string(&facts) else {
             return Ok(None);
         };
         // Facts that cannot be read are those of a tree that was not written out.
-        let Ok(Facts { kernel, boot }) = serde_json::from_str(&text) else {
+        let Ok(Facts {
+            kernel,
+            boot,
+            added,
+        }) = serde_json::from_str(&text)
+        else {
             return Ok(None);
         };
         if boot.is_some_and(|boot| Some(boot) != boot_id()) {
@@ -85,11 +92,13 @@ impl Store {
         folder
             .set_modified(SystemTime::now())
             .map_err(Error::io("mark as used", &place))?;
-        Ok(Some(RootTree {
+        let tree = RootTree {
             path: place.join(TREE),
             digest: digest.to_owned(),
             kernel,
-        }))
+            base: None,
+        };
+        Ok(Some((tree, added)))
     }
 
     /// Makes an empty work folder. What interrupted runs left is removed first; old trees go when the new one is
@@ -111,13 +120,19 @@ impl Store {
         work: &Path,
         digest: &str,
         kernel: Option<Kernel>,
+        added: &[String],
         lasting: Lasting,
     ) -> Result<RootTree> {
         let boot = match lasting {
             Lasting::Always => None,
             Lasting::UntilBoot => Some(boot_id().unwrap_or_default()),
         };
-        let facts = Facts { kernel, boot };
+        let added = added.to_owned();
+        let facts = Facts {
+            kernel,
+            boot,
+            added,
+        };
         let text = serde_json::to_vec(&facts).unwrap_or_default();
         let path = work.join(FACTS);
         fs::write(&path, text).map_err(Error::io("write", &path))?;
@@ -134,6 +149,7 @@ impl Store {
             path: place.join(TREE),
             digest: digest.to_owned(),
             kernel: facts.kernel,
+            base: None,
         })
     }
 

@@ -75,6 +75,7 @@ impl<'a> Installer<'a> {
             files_before: Vec::new(),
             files_after: Vec::new(),
             users: Vec::new(),
+            users_after: Vec::new(),
             scripts: Vec::new(),
             hostname: "scratch".into(),
             epoch: lock.epoch(),

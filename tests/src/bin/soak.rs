@@ -26,6 +26,8 @@ struct Part {
     figure: &'static str,
     package: &'static str,
     test: &'static str,
+    /// Of the end-to-end tests, the part.
+    only: Option<&'static str>,
     cases: u32,
 }
 
@@ -35,6 +37,7 @@ const PARTS: &[Part] = &[
         figure: "200 × kill -9 over lock, fetch, publish, bundle, install",
         package: "offline-repo",
         test: "killed",
+        only: None,
         cases: 200,
     },
     Part {
@@ -42,6 +45,7 @@ const PARTS: &[Part] = &[
         figure: "1,000 bundles with one bit flipped, and all bits of the ends",
         package: "offline-repo",
         test: "flipped",
+        only: None,
         cases: 1000,
     },
     Part {
@@ -49,7 +53,32 @@ const PARTS: &[Part] = &[
         figure: "300 sets, without and with Recommends, compared with apt's",
         package: "images",
         test: "trixie",
+        only: None,
         cases: 300,
+    },
+    Part {
+        name: "kills-of-bakes",
+        figure: "100 × kill -9 at a random moment of a bake, half of them from an empty cache",
+        package: "e2e",
+        test: "e2e",
+        only: Some("a_killed_bake_leaves_nothing_and_goes_on"),
+        cases: 100,
+    },
+    Part {
+        name: "flipped-images",
+        figure: "200 flipped bytes in root, hash tree and kernel image",
+        package: "e2e",
+        test: "e2e",
+        only: Some("random_flipped_bytes_are_never_served"),
+        cases: 200,
+    },
+    Part {
+        name: "roots",
+        figure: "20 sets and the platform's list, compared with mmdebstrap's trees",
+        package: "e2e",
+        test: "e2e",
+        only: Some("roots_are_what_dpkg_makes"),
+        cases: 20,
     },
 ];
 
@@ -133,32 +162,41 @@ fn now() -> u64 {
 
 fn test(root: &Path, part: &Part, seed: u64) -> Result<Outcome> {
     println!("{}: {}", part.name, part.figure);
+    if part.only.is_some() {
+        // End-to-end tests run the built programs.
+        let built = Command::new("cargo")
+            .args(["build", "--release", "--workspace", "--bins"])
+            .current_dir(root)
+            .status()?;
+        ensure!(built.success(), "the programs cannot be built");
+    }
     let begin = Instant::now();
+    let words = ["test", "--release", "-p", part.package, "--test", part.test];
     let output = Command::new("cargo")
-        .args([
-            "test",
-            "--release",
-            "-p",
-            part.package,
-            "--test",
-            part.test,
-            "--",
-            "--nocapture",
-        ])
+        .args(words)
+        .args(["--", "--nocapture"])
+        .args(part.only)
         .env("FARROW_TEST_CASES", part.cases.to_string())
         .env("FARROW_TEST_SEED", seed.to_string())
+        .envs(part.only.map(|_| ("FARROW_E2E_KEEP", "1")))
+        .envs(part.only.map(|_| ("FARROW_E2E_LONG", "1")))
         .current_dir(root)
         .output()
         .context("cargo test")?;
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}{}", String::from_utf8_lossy(&output.stderr));
-    let skipped = text.lines().find(|line| line.contains("SKIPPED"));
-    // The tests say their figures in lines with a colon or a comma.
-    let figures = text.lines().rev().find(|line| {
-        line.contains(|c: char| c.is_ascii_digit())
-            && !line.contains("test")
-            && !line.contains("cases,")
+    // Other end-to-end parts may be skipped; this one says so with its name, or in a line of its own.
+    let skipped = text.lines().find(|line| match part.only {
+        Some(name) => {
+            line.trim().starts_with("SKIPPED:") || line.starts_with(&format!("SKIPPED {name}"))
+        }
+        None => line.contains("SKIPPED"),
     });
+    // The tests say their figures in lines with a colon or a comma; end-to-end tests in indented ones.
+    let figures = text
+        .lines()
+        .rev()
+        .find(|line| line.contains(|c: char| c.is_ascii_digit()) && is_figure(line, part));
     let verdict = match (output.status.success(), skipped) {
         (true, Some(why)) => why.to_string(),
         (true, None) => "passed".to_string(),
@@ -166,9 +204,16 @@ fn test(root: &Path, part: &Part, seed: u64) -> Result<Outcome> {
     };
     Ok(Outcome {
         seconds: begin.elapsed().as_secs(),
-        result: format!("{verdict}: {}", figures.unwrap_or("no figures")),
+        result: format!("{verdict}: {}", figures.unwrap_or("no figures").trim()),
         passed: output.status.success(),
     })
+}
+
+fn is_figure(line: &str, part: &Part) -> bool {
+    match part.only {
+        Some(name) => line.starts_with("    ") && !line.ends_with(name),
+        None => !line.contains("test") && !line.contains("cases,"),
+    }
 }
 
 /// Builds the readers for libFuzzer; returns the program.

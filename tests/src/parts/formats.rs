@@ -10,10 +10,11 @@ use nix::fcntl::{Flock, FlockArg};
 use serde_json::Value;
 
 use super::boots;
+use super::identity;
 use super::refusals::golden;
 
-/// All formats of disks.
-const FORMATS: &str = "raw,qcow2,qcow2-compressed,vmdk,vhd,gce,ova";
+/// All formats.
+pub const FORMATS: &str = "raw,qcow2,qcow2-compressed,vmdk,vhd,gce,ova,tar";
 
 /// Run in the tools tree: each format against the raw disk.
 const READ_BACK: &str = r#"
@@ -37,50 +38,44 @@ cd /image
 sha256sum -c SHA256SUMS
 "#;
 
-/// Bakes `base` in every format, in two folders with two caches.
+/// Bakes `base` in every format, the second time in another folder with another cache and on what looks like another host.
 pub fn all(world: &World) -> Result<()> {
     let dir = world.scratch("formats")?;
     Farrow::new(world, &["repo", "build", "base", "--lock", "base.lock"])
         .in_dir(&dir)
         .succeed()?;
-    let bake = |cache: &Path, out: &str| {
-        let args = [
-            "image",
-            "build",
-            "base",
-            "--repo",
-            "out/repo/base",
-            "--format",
-            FORMATS,
-            "--out",
-            out,
-            "--json",
-        ];
-        Farrow::new(world, &args)
-            .in_dir(&dir)
-            .env("FARROW_CACHE", cache)
-            .json()
+    let repository = dir.join("out/repo/base").to_string_lossy().into_owned();
+    let bake = |recipe: &str, out: &str, formats: &str| {
+        let words = ["image", "build", recipe, "--repo", &repository];
+        let more = ["--format", formats, "--out", out, "--json"];
+        Farrow::new(world, &[&words[..], &more].concat()).in_dir(&dir)
     };
     let own = dir.join("cache");
-    let (one, two) = (bake(&own, "one")?, bake(&world.root.join("cache"), "two")?);
-    let mut sizes = Vec::new();
-    for artifact in one["artifacts"].as_array().context("artifacts")? {
-        let other = two["artifacts"].as_array().context("artifacts")?.iter();
-        let other = other
-            .clone()
-            .find(|other| other["kind"] == artifact["kind"]);
-        let other = other.context("one kind is missing")?;
-        ensure!(
-            artifact["sha256"] == other["sha256"],
-            "{}: {} and {}",
-            artifact["kind"],
-            artifact["sha256"],
-            other["sha256"]
-        );
-        sizes.push(format!("{} {}", artifact["kind"], artifact["size"]));
-    }
-    println!("    {}", sizes.join(", ").replace('"', ""));
-    fs::remove_dir_all(dir.join("two"))?;
+    let one = bake("base", "one", FORMATS)
+        .env("FARROW_CACHE", &own)
+        .json()?;
+    let digests = identity::digests(&one)?;
+    let other = dir.join("another place/two");
+    let two = bake("base", &other.to_string_lossy(), FORMATS);
+    let two = two.env("FARROW_CACHE", dir.join("another place/cache"));
+    let two = identity::digests(&identity::elsewhere(two).json()?)?;
+    let folder = dir.join("one/image");
+    identity::same(world, (&digests, &folder), (&two, &other.join("image")))?;
+    identity::record(world, &digests)?;
+    println!("    SHA-256 of {} formats are the same", digests.len());
+    let changed = "extends = \"base\"\nschema = 1\nname = \"base\"\n\n[[file]]\npath = \"/etc/motd\"\ncontent = \"x\"\n";
+    fs::write(dir.join("changed.toml"), changed)?;
+    let three = bake("changed.toml", "three", "raw,tar").env("FARROW_CACHE", &own);
+    let three = identity::digests(&three.json()?)?;
+    let compared = (&three, dir.join("three/image"));
+    let refused = identity::same(world, (&digests, &folder), (compared.0, &compared.1));
+    let said = refused.err().map(|error| error.to_string());
+    ensure!(
+        said.as_ref().is_some_and(|said| said.contains("/etc/motd")),
+        "a changed /etc/motd is not named: {said:?}"
+    );
+    fs::remove_dir_all(dir.join("three"))?;
+    fs::remove_dir_all(dir.join("another place"))?;
     read_back(world, &dir)?;
     look(world, &dir, &one)?;
     listed_and_signed(world, &dir)?;
@@ -102,9 +97,11 @@ fn bounded(world: &World, cache: &Path) -> Result<()> {
             .and_then(|entry| entry["count"].as_u64())
             .context("count")
     };
-    ensure!(count("root")? == 1 && count("part")? == 2, "root and /var");
+    // Of two recipes that differ by a file: a base, and root and /var of each.
+    let (roots, parts) = (count("root")?, count("part")?);
+    ensure!(roots == 2 && parts == 5, "{roots} roots, {parts} parts");
     let would = run(&["cache", "gc", "--keep", "1M", "--dry-run", "--json"])?;
-    ensure!(count("root")? == 1, "a dry run removed something");
+    ensure!(count("root")? == 2, "a dry run removed something");
     let gone = run(&["cache", "gc", "--keep", "1M", "--json"])?;
     ensure!(gone["removed"] == would["removed"], "{gone:#}");
     ensure!(

@@ -1,24 +1,26 @@
 //! What is in an image, and that a changed byte of it never passes.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use e2e::farrow::Farrow;
+use e2e::farrow::{Farrow, Outcome};
 use e2e::world::{World, read_json};
 
 /// Size of a logical block, which GPT counts in.
 const SECTOR: u64 = 512;
 
 /// A partition of a raw image.
-struct Partition {
-    start: u64,
-    size: u64,
+pub(super) struct Partition {
+    /// Offset of its first byte.
+    pub(super) start: u64,
+    /// Bytes.
+    pub(super) size: u64,
 }
 
 /// Finds a partition by its GPT name, reading the primary table (UEFI specification 2.10, section 5.3).
-fn partition(image: &Path, wanted: &str) -> Result<Partition> {
+pub(super) fn partition(image: &Path, wanted: &str) -> Result<Partition> {
     let mut file = File::open(image)?;
     let mut table = vec![0; 34 * SECTOR as usize];
     file.read_exact(&mut table)?;
@@ -54,7 +56,8 @@ pub fn raw_image(world: &World) -> Result<PathBuf> {
     found.context("`up` made no raw image")
 }
 
-fn copy_partition(image: &Path, name: &str, to: &Path) -> Result<()> {
+/// Copies a partition to a file of its own.
+pub(super) fn copy_partition(image: &Path, name: &str, to: &Path) -> Result<()> {
     let place = partition(image, name)?;
     let mut file = File::open(image)?;
     file.seek(SeekFrom::Start(place.start))?;
@@ -150,13 +153,7 @@ pub fn flipped_byte(world: &World) -> Result<()> {
     let root = partition(&image, "root-a")?;
     // The middle of the content: a place that no table and no padding lies at.
     let place = root.start + root.size / 3;
-    let mut file = OpenOptions::new().read(true).write(true).open(&image)?;
-    let mut byte = [0];
-    file.seek(SeekFrom::Start(place))?;
-    file.read_exact(&mut byte)?;
-    file.seek(SeekFrom::Start(place))?;
-    file.write_all(&[byte[0] ^ 1])?;
-    file.sync_all()?;
+    flip(&image, place, 1)?;
     let manifest = dir
         .join("pigsty.manifest.json")
         .to_string_lossy()
@@ -165,36 +162,7 @@ pub fn flipped_byte(world: &World) -> Result<()> {
         .run()?
         .expect_refusal(1, &["pigsty-"])?;
 
-    let check = "meta=dd if=/dev/mapper/root of=/dev/null bs=1M";
-    Farrow::new(
-        world,
-        &[
-            "seed",
-            "two-node",
-            "--out",
-            "seed",
-            "--no-images",
-            "--check",
-            check,
-        ],
-    )
-    .in_dir(&dir)
-    .succeed()?;
-    let shown = image.to_string_lossy().into_owned();
-    let outcome = Farrow::new(
-        world,
-        &[
-            "image",
-            "boot",
-            &shown,
-            "--seed",
-            "seed/meta",
-            "--timeout",
-            "400",
-        ],
-    )
-    .in_dir(&dir)
-    .run()?;
+    let outcome = comes_up(world, &dir, &image)?;
     ensure!(
         outcome.code == Some(1),
         "a falsified root booted and was read: exit {:?}\n{}",
@@ -207,4 +175,34 @@ pub fn flipped_byte(world: &World) -> Result<()> {
     );
     fs::remove_file(&image)?;
     Ok(())
+}
+
+/// Changes one byte of a file; the same change again puts it back.
+pub(super) fn flip(path: &Path, offset: u64, change: u8) -> Result<()> {
+    use std::os::unix::fs::FileExt;
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset)?;
+    file.write_all_at(&[byte[0] ^ change], offset)?;
+    Ok(file.sync_all()?)
+}
+
+/// Boots an image; the machine succeeds when it becomes ready and reads all of its root.
+pub(super) fn comes_up(world: &World, dir: &Path, image: &Path) -> Result<Outcome> {
+    let check = "meta=dd if=/dev/mapper/root of=/dev/null bs=1M";
+    let words = [
+        "seed",
+        "two-node",
+        "--out",
+        "seed",
+        "--no-images",
+        "--check",
+        check,
+    ];
+    Farrow::new(world, &words).in_dir(dir).succeed()?;
+    let shown = image.to_string_lossy().into_owned();
+    let words = ["image", "boot", &shown, "--seed", "seed/meta"];
+    Farrow::new(world, &[&words[..], &["--timeout", "400"]].concat())
+        .in_dir(dir)
+        .run()
 }

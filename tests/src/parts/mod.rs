@@ -7,10 +7,13 @@ mod bake_kills;
 mod boots;
 mod containers;
 mod failover;
+mod flips;
 mod formats;
+mod identity;
 mod image;
 mod install;
 mod interrupts;
+mod mistakes;
 mod platform;
 mod refusals;
 mod reproducible;
@@ -78,6 +81,7 @@ pub fn in_order() -> Vec<Part> {
             "a_flipped_byte_in_the_root_never_passes",
             image::flipped_byte,
         ),
+        part("random_flipped_bytes_are_never_served", flips::everywhere),
         part("two_bakes_give_the_same_bytes", reproducible::two_bakes),
         part("roots_are_what_dpkg_makes", roots::faithful),
         part(
@@ -107,7 +111,8 @@ pub fn in_order() -> Vec<Part> {
                 .then(|| format!("four emulated machines take a quarter of an hour: set {LONG}=1")),
             run: failover::emulated,
         },
-        part("wrong_recipes_are_refused", refusals::recipes),
+        part("wrong_recipes_are_refused", mistakes::recipes),
+        part("wrong_images_are_refused", mistakes::images),
         part("what_is_no_image_is_refused", formats::refusals),
         part(
             "wrong_deployments_and_metadata_are_refused",

@@ -17,13 +17,6 @@ name = "tiny"
 base = ["hello"]
 "#;
 
-const OWN_FILE_OUTSIDE: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\nsource = \"../x\"\n";
-const OWN_FILE_MISSING: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\nsource = \"files/x\"\n";
-const OWN_FILE_TWICE: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\ncontent = \"x\"\nlink = \"y\"\n";
-const OWN_FILE_OWNER: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[file]]\npath = \"/etc/x\"\ncontent = \"x\"\nowner = \"nobody-here\"\n";
-const OWN_USER_ID: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[user]]\nname = \"me\"\nuid = 1000\nhome = \"/home/me\"\n";
-const OWN_USER_TWICE: &str = "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[[user]]\nname = \"me\"\nuid = 543\nhome = \"/var/lib/me\"\n";
-
 /// Compares printed text with the file that holds it; `FARROW_UPDATE_GOLDEN=1` writes the file.
 pub(super) fn golden(world: &World, name: &str, text: &str) -> Result<()> {
     let path = world.project.join("tests/golden").join(name);
@@ -39,51 +32,8 @@ pub(super) fn golden(world: &World, name: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Broken recipes: each prints exactly what its golden file holds, with exit code 2.
-pub fn recipes(world: &World) -> Result<()> {
-    let dir = world.scratch("recipes")?;
-    let cases = [
-        ("unknown-key", "schema = 1\nname = \"x\"\npakages = {}\n"),
-        (
-            "unknown-nested-key",
-            "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"hello\"]\n\n[image]\nformat = [\"raw\"]\n",
-        ),
-        (
-            "no-packages",
-            "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n",
-        ),
-        (
-            "bad-package-name",
-            "extends = \"debian-13\"\nschema = 1\nname = \"x\"\n\n[packages]\nbase = [\"Hello World\"]\n",
-        ),
-        (
-            "unknown-parent",
-            "extends = \"debian-31\"\nschema = 1\nname = \"x\"\n",
-        ),
-        ("file-outside", OWN_FILE_OUTSIDE),
-        ("file-source-missing", OWN_FILE_MISSING),
-        ("file-two-contents", OWN_FILE_TWICE),
-        ("file-unknown-owner", OWN_FILE_OWNER),
-        ("user-of-people", OWN_USER_ID),
-        ("user-twice", OWN_USER_TWICE),
-        ("future-schema", "schema = 9\nname = \"x\"\n"),
-        ("not-toml", "schema = 1\nname = \n"),
-    ];
-    for (name, text) in cases {
-        let file = format!("{name}.toml");
-        fs::write(dir.join(&file), text)?;
-        let outcome = Farrow::new(world, &["lock", &file]).in_dir(&dir).run()?;
-        outcome.expect_refusal(2, &["error[FR-RECIPE-"])?;
-        golden(world, &format!("recipe-{name}.txt"), &outcome.stderr)?;
-        ensure!(
-            !dir.join(format!("{name}.lock")).exists(),
-            "{name}: a lock was written"
-        );
-    }
-    unknown_package(world, &dir)
-}
-
-fn unknown_package(world: &World, dir: &Path) -> Result<()> {
+/// A package that no archive has: the nearest name is said.
+pub(super) fn unknown_package(world: &World, dir: &Path) -> Result<()> {
     fs::write(
         dir.join("typo.toml"),
         TINY.replace("hello", "postgresql-71"),
