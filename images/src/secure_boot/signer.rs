@@ -54,7 +54,7 @@ impl Signer {
             .or_else(|_| RsaPrivateKey::from_pkcs1_pem(key))
             .map_err(|_| "the key is not an RSA key in PEM, unencrypted".to_owned())?;
         let certificate = Certificate::from_pem(certificate)
-            .map_err(|error| format!("the certificate is not one in PEM: {error}"))?;
+            .map_err(|_| "the certificate is not one in PEM".to_owned())?;
         Self::new(key, certificate)
     }
 
@@ -166,8 +166,8 @@ fn with_null(oid: ObjectIdentifier) -> Result<AlgorithmIdentifierOwned> {
 /// # Errors
 /// A reason when it is none.
 pub fn certificate_from_pem(text: &str) -> Result<Vec<u8>> {
-    let certificate = Certificate::from_pem(text)
-        .map_err(|error| format!("it is not a certificate in PEM: {error}"))?;
+    let certificate =
+        Certificate::from_pem(text).map_err(|_| "it is not a certificate in PEM".to_owned())?;
     certificate.to_der().map_err(encoding)
 }
 
