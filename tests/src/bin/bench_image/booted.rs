@@ -11,6 +11,7 @@ use super::{median, note, say};
 
 /// Timed boots of each image; the median counts.
 const RUNS: usize = 3;
+
 /// Boots `base`, which has what is started before the bootstrap, packed in both ways.
 pub fn start(world: &World, dir: &Path) -> Result<()> {
     for packing in ["lz4", "zstd"] {
