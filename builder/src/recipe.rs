@@ -238,7 +238,7 @@ pub struct Services {
 
 /// A choice from the service catalogue.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"all\" or a list of services' names")]
 pub enum Catalogue {
     /// The word `all`.
     All(AllWord),

@@ -38,6 +38,45 @@ cd /image
 sha256sum -c SHA256SUMS
 "#;
 
+/// Run in the tools tree: the root that was packed in two steps against the tree it was packed from.
+const PACKED: &str = r#"
+set -eu
+cd /work
+mkdir tree
+tar -xpf /image/base.tar -C tree --numeric-owner --xattrs --xattrs-include='*'
+fsck.erofs --extract=packed root.img >/dev/null
+list() {
+    cd /work/$1
+    find . -mindepth 1 -path './boot/*' -prune -o -path './var/*' -prune -o -type d -printf '%p %m %U %G %Ts\n' \
+        -o -printf '%p %y %m %U %G %n %s %l %Ts\n' | sort
+    find . -path ./boot -prune -o -path ./var -prune -o -type f -print0 | sort -z | xargs -0 sha256sum
+}
+list tree >one
+list packed >two
+diff one two
+wc -l <one
+rm -r tree packed
+"#;
+
+/// What is in the root's file system is what is in the tree, with all that files are besides their content.
+fn packed(world: &World, dir: &Path) -> Result<()> {
+    let work = dir.join("packed");
+    fs::create_dir(&work)?;
+    let image = dir.join("one/image");
+    let raw = image.join("base-0.1.0.raw");
+    super::image::copy_partition(&raw, "root-a", &work.join("root.img"))?;
+    let binds = [
+        format!("{}:/image", image.display()),
+        format!("{}:/work", work.display()),
+    ];
+    let words = ["tools", "--bind", &binds[0], "--bind", &binds[1], "--"];
+    let said = Farrow::new(world, &[&words[..], &["bash", "-c", PACKED]].concat()).succeed()?;
+    let lines: usize = said.stdout.trim().parse().context("lines")?;
+    ensure!(lines > 5000, "only {lines} lines were compared");
+    fs::remove_dir_all(work)?;
+    Ok(())
+}
+
 /// Bakes `base` in every format, the second time in another folder with another cache and on what looks like another host.
 pub fn all(world: &World) -> Result<()> {
     let dir = world.scratch("formats")?;
@@ -77,6 +116,7 @@ pub fn all(world: &World) -> Result<()> {
     fs::remove_dir_all(dir.join("three"))?;
     fs::remove_dir_all(dir.join("another place"))?;
     read_back(world, &dir)?;
+    packed(world, &dir)?;
     look(world, &dir, &one)?;
     listed_and_signed(world, &dir)?;
     bounded(world, &own)?;

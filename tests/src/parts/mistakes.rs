@@ -88,6 +88,7 @@ const IMAGES: [(&str, &str); 4] = [
 /// A package's script that fails, and images that cannot be laid out.
 pub fn images(world: &World) -> Result<()> {
     let dir = world.scratch("wrong-images")?;
+    Farrow::new(world, &["tools", "--", "true"]).succeed()?;
     fs::write(dir.join("failing.toml"), FAILING)?;
     let outcome = bake(world, &dir, "failing")?;
     outcome.expect_refusal(1, &["error[FR-IMAGE-SCRIPT]"])?;
