@@ -12,6 +12,7 @@ use crate::apply::Applier;
 use crate::catalogue::Catalogue;
 use crate::checks;
 use crate::context::Image;
+use crate::data_disk;
 use crate::error::{Error, Result};
 use crate::facts::Facts;
 use crate::files;
@@ -28,6 +29,7 @@ use crate::sources;
 use crate::start::start_all;
 use crate::status::{NodeStatus, Publisher, STATUS_FILE, ServiceState, State, Status};
 use crate::units::{self, UnitState};
+use crate::upgrade::UpgradeStatus;
 
 /// How long to wait for an address: a DHCP server's answer under load, or a driver that loads late.
 const ADDRESS_WAIT: Duration = Duration::from_secs(120);
@@ -58,11 +60,16 @@ pub struct Options {
 pub fn run(options: &Options) -> Status {
     let publisher = Publisher::new(Path::new(STATUS_FILE));
     let mut status = Status::new(options.image.clone());
+    status.upgrade = UpgradeStatus::probe();
     publisher.publish(&mut status);
-    match accept(options, record::members()) {
-        Err(error) => {
+    let accepted = data_disk::attach()
+        // A disk may be attached later than the machine is started, so it is tried again.
+        .map_err(|error| (State::Failed, error))
+        .and_then(|()| accept(options, record::members()).map_err(|error| (State::Refused, error)));
+    match accepted {
+        Err((state, error)) => {
             log::error!("{error}");
-            status.fail(State::Refused, &error);
+            status.fail(state, &error);
         }
         Ok(accepted) => {
             status.node = Some(node_status(&accepted.plan));

@@ -1,5 +1,7 @@
 //! The command line: arguments, output and exit codes. The work is the library's.
 
+mod install;
+
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,6 +11,7 @@ use bootstrap::follow::{self, Followed};
 use bootstrap::inventory;
 use bootstrap::status::{STATUS_FILE, State};
 use bootstrap::store::{self, Access};
+use bootstrap::upgrade::{self, UpgradeStatus};
 use bootstrap::watch;
 use bootstrap::{Error, Facts, Image, Plan, Result, Status};
 use clap::{Args, Parser, Subcommand};
@@ -42,6 +45,11 @@ enum Command {
     Watch(WatchArgs),
     /// Leave the cluster in order: hand over if this member leads, stop the database, keep the data.
     Leave(LeaveArgs),
+    /// Write another version beside the running one, try it at the next boot, and keep it when it is ready then.
+    Upgrade(install::UpgradeArgs),
+    /// Keep the version on trial once this machine is ready, or go back to the one before.
+    #[command(hide = true)]
+    Assess(WatchArgs),
     /// Bring the configuration to what the members recorded by `watch` make of it.
     #[command(hide = true)]
     Follow(WatchArgs),
@@ -168,6 +176,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Watch(args) => watch(&args),
         Command::Leave(args) => leave(&args),
         Command::Follow(args) => follow(&args, follow::follow),
+        Command::Upgrade(args) => install::run(&args),
+        Command::Assess(args) => assess(&args),
         Command::Initdb(args) => initdb(&args),
         Command::StoreAccess => store_access(),
         Command::Inventory(args) => follow(&args, inventory::store),
@@ -237,8 +247,18 @@ fn configure(args: RunArgs) -> Result<ExitCode> {
     })
 }
 
+fn assess(args: &WatchArgs) -> Result<ExitCode> {
+    start_log();
+    upgrade::assess(&image(&args.image)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 fn status(args: &StatusArgs) -> Result<ExitCode> {
-    let status = Status::load(&args.file)?;
+    let mut status = Status::load(&args.file)?;
+    // What came of an upgrade is known only after the machine was ready.
+    if args.file == Path::new(STATUS_FILE) {
+        status.upgrade = UpgradeStatus::probe();
+    }
     print_status(&status, args.json)?;
     Ok(if status.ready {
         ExitCode::SUCCESS

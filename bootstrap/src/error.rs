@@ -139,6 +139,22 @@ pub enum Error {
         /// What it said.
         message: String,
     },
+    /// An upgrade is refused or failed.
+    #[error("{message}")]
+    Upgrade {
+        /// Stable code, `FR-UPGRADE-…`.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// The disk with the databases is not there.
+    #[error("{message}")]
+    DataDisk {
+        /// Which one.
+        message: String,
+    },
     /// Some services did not become healthy.
     #[error("not healthy: {services}")]
     Services {
@@ -165,6 +181,15 @@ impl Error {
         }
     }
 
+    /// An upgrade that is refused or failed.
+    pub fn upgrade(code: &'static str, message: impl Into<String>, hint: &'static str) -> Self {
+        Error::Upgrade {
+            code,
+            message: message.into(),
+            hint,
+        }
+    }
+
     /// Stable code for machines and search engines.
     pub fn code(&self) -> &'static str {
         match self {
@@ -176,6 +201,8 @@ impl Error {
             Error::Timeout { .. } => "FR-TIMEOUT",
             Error::Http { .. } => "FR-HTTP",
             Error::Store { .. } => "FR-STORE",
+            Error::Upgrade { code, .. } => code,
+            Error::DataDisk { .. } => "FR-DATA-DISK",
             Error::Services { .. } => "FR-SERVICES",
         }
     }
@@ -191,6 +218,10 @@ impl Error {
             Error::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run it as root".into())
             }
+            Error::Upgrade { hint, .. } => Some((*hint).into()),
+            Error::DataDisk { .. } => Some(
+                "attach it again; to begin anew without it, remove /var/lib/farrow/data-disk.json".into(),
+            ),
             Error::Services { .. } => Some("see `journalctl -b -u UNIT` for each".into()),
             _ => None,
         }

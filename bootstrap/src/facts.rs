@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Invalid, Result};
 use crate::tree;
 
-/// Where databases are.
-const DATA: &str = "/var";
+/// Where databases are: on a data disk, or in `/var`.
+const DATA: [&str; 2] = ["/var/data", "/var"];
 
 /// Facts of one machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,7 +68,11 @@ impl Facts {
             interfaces: probe_interfaces(),
             memory_mib: parse_memory(&memory),
             cpus,
-            data_mib: file_system_mib(DATA),
+            data_mib: DATA
+                .into_iter()
+                .map(file_system_mib)
+                .find(|&mib| mib > 0)
+                .unwrap_or(0),
         };
         facts.limited(&limits)
     }

@@ -1,5 +1,7 @@
 //! A small HTTP/1.1 client: plain HTTP over TCP or a unix socket, behind which the node's own HAProxy adds TLS. No
-//! redirects, every size and time bounded.
+//! redirects, every size and time bounded; only what is downloaded in pieces has no limit as a whole.
+
+mod download;
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
@@ -13,6 +15,8 @@ use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, UnixAddr, sockop
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::error::{Error, Result};
+
+pub use download::{Download, download};
 
 /// Largest head of a response in bytes.
 const MAX_HEAD_BYTES: usize = 16 << 10;
@@ -67,20 +71,7 @@ pub fn send(request: &Request<'_>, limit: Duration) -> Result<Response> {
         url: request.url.to_owned(),
         message,
     };
-    let target = parse_url(request.url).map_err(refuse)?;
-    let deadline = Instant::now() + limit;
-    let stream = target
-        .connect(limit)
-        .map_err(|error| refuse(error.to_string()))?;
-    let mut exchange = Exchange {
-        stream,
-        deadline,
-        buffer: Vec::new(),
-    };
-    exchange
-        .ask(&target, request)
-        .and_then(|()| exchange.answer())
-        .map_err(refuse)
+    Exchange::start(request, limit)?.answer().map_err(refuse)
 }
 
 /// Where a request goes.
@@ -193,7 +184,33 @@ struct Exchange {
 
 type Step<T> = std::result::Result<T, String>;
 
+/// The first lines of an answer.
+struct Head {
+    status: u16,
+    length: Option<usize>,
+    chunked: bool,
+}
+
 impl Exchange {
+    fn start(request: &Request<'_>, limit: Duration) -> Result<Self> {
+        let refuse = |message: String| Error::Http {
+            url: request.url.to_owned(),
+            message,
+        };
+        let target = parse_url(request.url).map_err(refuse)?;
+        let deadline = Instant::now() + limit;
+        let stream = target
+            .connect(limit)
+            .map_err(|error| refuse(error.to_string()))?;
+        let mut exchange = Exchange {
+            stream,
+            deadline,
+            buffer: Vec::new(),
+        };
+        exchange.ask(&target, request).map_err(refuse)?;
+        Ok(exchange)
+    }
+
     fn ask(&mut self, target: &Target<'_>, request: &Request<'_>) -> Step<()> {
         let Target { host, path, .. } = target;
         let method = if request.body.is_some() {
@@ -221,7 +238,7 @@ impl Exchange {
             .map_err(|error| error.to_string())
     }
 
-    fn answer(&mut self) -> Step<Response> {
+    fn head(&mut self) -> Step<Head> {
         let mut budget = MAX_HEAD_BYTES;
         let first = self.line(&mut budget)?;
         let mut words = first.split(' ');
@@ -248,6 +265,19 @@ impl Exchange {
                 chunked = value.eq_ignore_ascii_case("chunked");
             }
         }
+        Ok(Head {
+            status,
+            length,
+            chunked,
+        })
+    }
+
+    fn answer(&mut self) -> Step<Response> {
+        let Head {
+            status,
+            length,
+            chunked,
+        } = self.head()?;
         let body = match (chunked, length) {
             _ if status == 204 || status == 304 => Vec::new(),
             (true, _) => self.chunks()?,

@@ -19,6 +19,40 @@ pub fn mount_read_only(device: &Path, target: &Path, kind: &str) -> Result<()> {
         .map_err(|error| Error::io("mount", device, error.into()))
 }
 
+/// Mounts a device for writing.
+///
+/// # Errors
+/// `FR-IO`.
+pub fn mount_writable(device: &Path, target: &Path, kind: &str) -> Result<()> {
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    mount(Some(device), target, Some(kind), flags, None::<&str>)
+        .map_err(|error| Error::io("mount", device, error.into()))
+}
+
+/// Whether something is mounted at a path.
+pub fn is_mounted(target: &str) -> bool {
+    let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    table
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(target))
+}
+
+/// Mounts a FAT file system for writing, for nobody but root.
+///
+/// # Errors
+/// `FR-IO`.
+pub fn mount_fat(device: &Path, target: &Path) -> Result<()> {
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount(
+        Some(device),
+        target,
+        Some("vfat"),
+        flags,
+        Some("umask=0077"),
+    )
+    .map_err(|error| Error::io("mount", device, error.into()))
+}
+
 /// Unmounts.
 ///
 /// # Errors
@@ -35,10 +69,7 @@ pub fn unmount(target: &Path) -> Result<()> {
 pub fn mount_all(mounts: &[Mount]) -> Result<Vec<String>> {
     let mut done = Vec::new();
     for wanted in mounts {
-        let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        let mounted = table
-            .lines()
-            .any(|line| line.split(' ').nth(1) == Some(&wanted.target));
+        let mounted = is_mounted(&wanted.target);
         let Some(device) = partition(&wanted.partition).filter(|_| !mounted) else {
             continue;
         };

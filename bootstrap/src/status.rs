@@ -14,6 +14,7 @@ use crate::context::Image;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::tree::read_json;
+use crate::upgrade::UpgradeStatus;
 use crate::values::Role;
 
 /// Where the status is.
@@ -52,6 +53,9 @@ pub struct Status {
     pub node: Option<NodeStatus>,
     /// What it was booted from.
     pub image: Image,
+    /// Its slot, and what came of upgrades.
+    #[serde(default)]
+    pub upgrade: UpgradeStatus,
     /// Digest of the plan.
     pub plan_digest: Option<String>,
     /// Services in start order.
@@ -166,6 +170,7 @@ impl Status {
             ready: false,
             node: None,
             image,
+            upgrade: UpgradeStatus::default(),
             plan_digest: None,
             services: Vec::new(),
             checks: Vec::new(),
@@ -271,7 +276,7 @@ impl Publisher {
 }
 
 /// Seconds since boot.
-fn uptime() -> f64 {
+pub(crate) fn uptime() -> f64 {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
     text.split(' ')
         .next()

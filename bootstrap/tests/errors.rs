@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 
 use bootstrap::Deployment;
+use bootstrap::data_disk::{Record, decide};
 
 #[test]
 fn every_mistake_has_its_text() {
@@ -48,4 +49,20 @@ fn every_mistake_has_a_place() {
             }
         }
     }
+}
+
+/// A machine whose data disk is not there.
+#[test]
+fn a_missing_data_disk_has_its_text() {
+    let record = Record {
+        schema: 1,
+        uuid: "0fc63daf-8483-4772-8e79-3d69d8477de4".into(),
+        device: "vdb".into(),
+        bytes: 1 << 30,
+        formatted: true,
+    };
+    let error = decide(Some(&record), &[], true, "").unwrap_err();
+    let hint = error.hint().unwrap_or_default();
+    let shown = format!("{}\n{error}\nhint: {hint}\n", error.code());
+    support::golden(&support::data("data-disk.txt"), &shown);
 }

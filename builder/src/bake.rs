@@ -4,7 +4,7 @@ mod root_input;
 
 use std::path::{Path, PathBuf};
 
-use images::disk::{self, DiskInput};
+use images::disk::{self, DiskInput, UpgradeSink};
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
 use images::progress::Progress;
@@ -24,6 +24,7 @@ use crate::interrupt;
 use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session, Stage};
 use crate::stages;
+use crate::upgrade::Writer;
 
 /// Size of `/var` in an image when the recipe names none, in MiB; it grows on the machine.
 const VAR_MIB: u64 = 256;
@@ -107,14 +108,19 @@ pub fn image(
             .artifacts
             .push(("image-tar".into(), tar(session, recipe, &tree, tools, out)?));
     }
+    let upgrade = formats.contains(&ImageFormat::Upgrade);
     let disks: Vec<Format> = formats
         .iter()
         .filter_map(|format| disk_format(*format))
         .collect();
-    if !disks.is_empty() {
+    if upgrade || !disks.is_empty() {
         let mut input = disk_input(recipe, &baked.source, &baked.closure, &tree, disks)?;
         input.secure_boot = secure_boot;
-        disk_images(session, &input, tools, out, &mut baked)?;
+        let upgrade = match upgrade {
+            true => Some(Writer::new(session, recipe, &baked.source)?),
+            false => None,
+        };
+        disk_images(session, &input, upgrade.as_ref(), tools, out, &mut baked)?;
     }
     Ok(baked)
 }
@@ -167,7 +173,7 @@ fn disk_format(format: ImageFormat) -> Option<Format> {
         ImageFormat::Vhd => Some(Format::Vhd),
         ImageFormat::Gce => Some(Format::Gce),
         ImageFormat::Ova => Some(Format::Ova),
-        ImageFormat::Tar => None,
+        ImageFormat::Tar | ImageFormat::Upgrade => None,
     }
 }
 
@@ -182,7 +188,7 @@ fn disk_input(
         path: source.repository.path().to_owned(),
         digest: source.repository.manifest().to_string(),
     });
-    let version = env!("CARGO_PKG_VERSION");
+    let version = recipe.image_version();
     let seed = Sha256::digest(format!("image {} {version} {}", recipe.name, tree.digest));
     let packages = closure.iter().map(|chosen| manifest::Package {
         name: chosen.package.name.clone(),
@@ -205,7 +211,7 @@ fn disk_input(
         var_mib: recipe.image.var_mib.unwrap_or(VAR_MIB),
         formats,
         provenance: Provenance {
-            farrow: version.into(),
+            farrow: env!("CARGO_PKG_VERSION").into(),
             lock: source.lock.digest().to_string(),
             repository: source.repository.manifest().to_string(),
             packages: packages.collect(),
@@ -223,7 +229,7 @@ fn kernel_arguments(recipe: &Recipe) -> Vec<String> {
 }
 
 /// Digest of everything that the disk images depend on.
-fn inputs_digest(input: &DiskInput, tools: &ToolsTree) -> String {
+fn inputs_digest(input: &DiskInput, upgrade: bool, tools: &ToolsTree) -> String {
     let described = json!({
         "name": input.name,
         "version": input.version,
@@ -237,6 +243,7 @@ fn inputs_digest(input: &DiskInput, tools: &ToolsTree) -> String {
         "root_slot_mib": input.root_slot_mib,
         "var_mib": input.var_mib,
         "formats": input.formats.iter().map(|format| format.name()).collect::<Vec<_>>(),
+        "upgrade": upgrade,
         "tools": tools.digest,
     });
     hex::encode(Sha256::digest(described.to_string()))
@@ -251,13 +258,14 @@ fn certificate_digest(signer: &Signer) -> String {
 fn disk_images(
     session: &Session,
     input: &DiskInput,
+    upgrade: Option<&Writer>,
     tools: &ToolsTree,
     out: &Path,
     baked: &mut Baked,
 ) -> Result<()> {
     let manifest = out.join(format!("{}.manifest.json", input.name));
     let stamp = out.join(format!("{}.inputs", input.name));
-    let inputs = inputs_digest(input, tools);
+    let inputs = inputs_digest(input, upgrade.is_some(), tools);
     let artifacts = session.stage("image", |stage| {
         if std::fs::read_to_string(&stamp).is_ok_and(|text| text.trim() == inputs)
             && let Ok(manifest) = manifest::Manifest::read(&manifest)
@@ -269,8 +277,10 @@ fn disk_images(
             return Ok(Done::reused(manifest.artifacts));
         }
         beside::withdraw(out)?;
+        let write = upgrade.map(Writer::sink);
         let made = disk::build(
             input,
+            write.as_ref().map(|write| write as UpgradeSink<'_>),
             tools,
             &session.paths.cache,
             out,

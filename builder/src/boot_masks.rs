@@ -19,9 +19,10 @@ const UNITS: [&str; 11] = [
 ];
 
 /// Generators of units: Debian's own PostgreSQL clusters, hibernation, rc.local, SSH by vsock, offline updates, init
-/// scripts, TPM.
-const GENERATORS: [&str; 7] = [
+/// scripts, TPM, and the unit that declares a boot good before farrow-trial.service does.
+const GENERATORS: [&str; 8] = [
     "postgresql-generator",
+    "systemd-bless-boot-generator",
     "systemd-hibernate-resume-generator",
     "systemd-rc-local-generator",
     "systemd-ssh-generator",

@@ -217,6 +217,11 @@ impl<'a> Layer<'a> {
 
     fn layout(&mut self, image: &ImageSection) {
         let of = |file: &RecipeFile| file.image.clone().unwrap_or_default();
+        if let Some(version) = &image.version {
+            let effect =
+                format!("version {version}, by which boot loaders choose and upgrades are ordered");
+            self.say_once("image.version", |file| of(file).version.is_some(), effect);
+        }
         if !image.formats.is_empty() {
             let artifacts = self
                 .manifest

@@ -14,6 +14,12 @@ pub static BOOTSTRAP_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-b
 /// The unit that follows the members of clusters; the bootstrap starts it.
 pub static WATCH_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-watch.service");
 
+/// The unit that keeps or gives up a version on trial.
+pub static TRIAL_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-trial.service");
+
+/// What systemd itself does about crashes and hangs.
+pub static SYSTEM_CONF: &str = include_str!("../../bootstrap/systemd/system.conf");
+
 /// Which devices udev looks at when a machine starts.
 pub static COLDPLUG: &str = include_str!("../../bootstrap/systemd/coldplug.conf");
 

@@ -38,9 +38,13 @@ pub fn of_every_machine(recipe: &Recipe, lock: &Lock, origin: Origin) -> Result<
         mode,
         content: content.to_vec(),
     };
+    let version = match origin {
+        Origin::Image => recipe.image_version(),
+        Origin::Packages => env!("CARGO_PKG_VERSION"),
+    };
     let mut identity = json!({
         "name": recipe.name,
-        "version": env!("CARGO_PKG_VERSION"),
+        "version": version,
         "lock": lock.digest().to_string(),
         "repository": recipe.repository,
     });

@@ -174,6 +174,11 @@ impl Machines {
         Self::start(Backend::Containers(containers), planned, delays)
     }
 
+    /// Goes on waiting when a boot fails: the machine may try another version, or the same once more.
+    pub fn tolerate_failures(&mut self) {
+        self.fleet.tolerant = true;
+    }
+
     fn start(backend: Backend, planned: Vec<Planned>, delays: &Delays) -> Result<Self> {
         let nodes = planned
             .iter()

@@ -27,6 +27,7 @@ mod paths;
 mod recipe;
 mod session;
 mod stages;
+mod upgrade;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

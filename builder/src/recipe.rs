@@ -258,6 +258,9 @@ pub enum AllWord {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageSection {
+    /// Version of the image (default: farrow's own). Upgrades need a higher one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// Formats to write (default: raw).
     #[serde(default)]
     pub formats: Vec<ImageFormat>,
@@ -292,6 +295,8 @@ pub enum ImageFormat {
     Ova,
     /// The root tree as a tar archive.
     Tar,
+    /// What machines that run an older version are upgraded with.
+    Upgrade,
 }
 
 /// A valid recipe: everything that later stages use.
@@ -387,6 +392,12 @@ impl Recipe {
             .iter()
             .find(|user| Some(&user.name) == file.owner.as_ref());
         owner.map_or(0, |user| user.uid)
+    }
+
+    /// Version of the images.
+    pub fn image_version(&self) -> &str {
+        let own = self.image.version.as_deref();
+        own.unwrap_or(env!("CARGO_PKG_VERSION"))
     }
 
     /// All package names, sorted and without repetition.

@@ -51,7 +51,14 @@ fn main() {
         digest: tools.clone(),
     };
     let print = |event: Progress| eprintln!("{event:?}");
-    match images::disk::build(&input, &tools, Path::new(cache), Path::new(out), &print) {
+    match images::disk::build(
+        &input,
+        None,
+        &tools,
+        Path::new(cache),
+        Path::new(out),
+        &print,
+    ) {
         Ok(set) => println!("{set:#?}"),
         Err(error) => {
             eprintln!("{}: {error}", error.code());

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::disk::{DiskInput, Parts};
 use crate::error::{Error, Result};
+use crate::grub;
 use crate::initrd;
 use crate::root::{Kernel, RootTree};
 use crate::secure_boot::pe;
@@ -44,8 +45,8 @@ pub(crate) struct BootFiles {
     pub(crate) kernel: Vec<u8>,
     /// its initial file system,
     pub(crate) initrd: Vec<u8>,
-    /// and its command line.
-    pub(crate) command_line: String,
+    /// and the file that tells GRUB its command line.
+    pub(crate) entry: Vec<u8>,
 }
 
 impl BootFiles {
@@ -90,7 +91,7 @@ pub(crate) fn build(
         image: sign("the kernel image", image)?,
         kernel: linux,
         initrd,
-        command_line,
+        entry: grub::entry(&command_line).into_bytes(),
     })
 }
 

@@ -20,6 +20,8 @@ use crate::secure_boot::signer::Signer;
 use crate::tools::ToolsTree;
 use crate::verity::{self, HashTree};
 
+/// Kind of an upgrade among artefacts, and how its name ends.
+const UPGRADE: &str = "upgrade";
 /// How the names of unfinished folders begin.
 const TEMPORARY: &str = ".unfinished-";
 /// Arguments that let an image talk to a screen and a serial line.
@@ -41,7 +43,7 @@ pub struct Repository {
 pub struct DiskInput {
     /// Name of the image: lower-case letters, digits, dashes.
     pub name: String,
-    /// Version: letters, digits, dots, dashes, plus.
+    /// Version: letters, digits, dots, dashes, tildes.
     pub version: String,
     /// Root tree, with a kernel.
     pub root: RootTree,
@@ -69,6 +71,27 @@ pub struct DiskInput {
     pub provenance: Provenance,
 }
 
+/// A part of what an upgrade to an image consists of.
+#[derive(Debug, Clone, Copy)]
+pub enum Piece<'a> {
+    /// A file's content.
+    File(&'a Path),
+    /// Bytes.
+    Bytes(&'a [u8]),
+}
+
+/// What a machine with an older version needs of this one: the content of a slot and the boot loaders' files.
+#[derive(Debug, Clone)]
+pub struct Pieces<'a> {
+    /// dm-verity root hash, hex.
+    pub root_hash: &'a str,
+    /// By name: `root`, `verity`, `linux.efi`, `vmlinuz`, `initrd`, `entry.cfg`.
+    pub pieces: Vec<(&'static str, Piece<'a>)>,
+}
+
+/// Writes them to a new file, in a form that is not this crate's business.
+pub type UpgradeSink<'a> = &'a (dyn Fn(&Pieces<'_>, &Path) -> std::io::Result<()> + Sync);
+
 /// What was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageSet {
@@ -80,7 +103,7 @@ pub struct ImageSet {
     pub manifest: PathBuf,
 }
 
-/// Makes the images of `input` in `out`, with file systems cached in `cache`.
+/// Makes the images of `input` in `out`, with file systems cached in `cache`, and what `upgrade` writes.
 ///
 /// The old manifest is withdrawn first and the new one written last: a manifest never describes other images than those
 /// beside it.
@@ -89,6 +112,7 @@ pub struct ImageSet {
 /// When the input is refused, a tool fails, or a file cannot be written.
 pub fn build(
     input: &DiskInput,
+    upgrade: Option<UpgradeSink<'_>>,
     tools: &ToolsTree,
     cache: &Path,
     out: &Path,
@@ -120,7 +144,14 @@ pub fn build(
     })?;
     let manifest = out.join(format!("{}.manifest.json", input.name));
     withdraw(&manifest)?;
-    let artifacts = formats::make(input, &raw, tools, out, progress)?;
+    let mut artifacts = formats::make(input, &raw, tools, out, progress)?;
+    if let Some(write) = upgrade {
+        let path = work.path().join("upgrade");
+        artifacts.push(stage(progress, "image/upgrade", || {
+            write(&pieces(&parts, &boot, &root_hash), &path).map_err(Error::io("write", &path))?;
+            formats::publish(input, UPGRADE, UPGRADE, &path, out)
+        })?);
+    }
     Manifest::new(input, &layout, &kernel.version, &root_hash, &artifacts).write(&manifest)?;
     Ok(ImageSet {
         artifacts,
@@ -142,7 +173,8 @@ fn check(input: &DiskInput) -> Result<()> {
     if !plain(&input.name, "-") {
         return refuse("name", &input.name);
     }
-    if !plain(&input.version, ".-+~") || input.version.starts_with('.') {
+    // A plus begins the boot loader's counter of tries.
+    if !plain(&input.version, ".-~") || input.version.starts_with('.') {
         return refuse("version", &input.version);
     }
     for argument in &input.kernel_arguments {
@@ -251,6 +283,20 @@ impl Parts {
     }
 }
 
+fn pieces<'a>(parts: &'a Parts, boot: &'a BootFiles, root_hash: &'a str) -> Pieces<'a> {
+    Pieces {
+        root_hash,
+        pieces: vec![
+            ("root", Piece::File(&parts.root)),
+            ("verity", Piece::Bytes(&parts.tree.bytes)),
+            ("linux.efi", Piece::Bytes(&boot.image)),
+            ("vmlinuz", Piece::Bytes(&boot.kernel)),
+            ("initrd", Piece::Bytes(&boot.initrd)),
+            ("entry.cfg", Piece::Bytes(&boot.entry)),
+        ],
+    }
+}
+
 fn length(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(Error::io("read", path))?.len())
 }
@@ -304,11 +350,12 @@ pub(crate) mod tests {
     #[test]
     fn inputs_that_would_mean_something_else_are_refused() {
         assert!(check(&input()).is_ok());
-        let cases: [fn(&mut DiskInput); 9] = [
+        let cases: [fn(&mut DiskInput); 10] = [
             |i| i.name = "a/b".to_owned(),
             |i| i.name = String::new(),
             |i| i.version = "../1".to_owned(),
             |i| i.version = "1_2".to_owned(),
+            |i| i.version = "1+2".to_owned(),
             |i| i.kernel_arguments = vec!["a b".to_owned()],
             |i| i.kernel_arguments = vec!["farrow.roothash=0".to_owned()],
             |i| i.kernel_arguments = vec![String::new()],

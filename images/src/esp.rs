@@ -102,7 +102,6 @@ fn stage(content: &Content, folder: &Path) -> Result<()> {
     let bios = |file: &str| format!("farrow/{}/{file}", content.name);
     let (kernel, initrd, entry) = (bios("vmlinuz"), bios("initrd"), bios("entry.cfg"));
     let environment = grub::environment(&[("farrow_default", content.name)]);
-    let entry_text = grub::entry(&boot.command_line);
     let mut files: Vec<(&str, &[u8])> = vec![
         ("loader/loader.conf", LOADER_CONFIGURATION.as_bytes()),
         // systemd's bootctl takes it as the sign of a partition with boot loader entries.
@@ -112,7 +111,7 @@ fn stage(content: &Content, folder: &Path) -> Result<()> {
         ("grub/grubenv", &environment),
         (&kernel, &boot.kernel),
         (&initrd, &boot.initrd),
-        (&entry, entry_text.as_bytes()),
+        (&entry, &boot.entry),
     ];
     files.extend(BOOT_LOADER_PLACES.map(|place| (place, &boot.loader[..])));
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(content.epoch);

@@ -1,13 +1,11 @@
 //! The table that the image builder writes, grown by the first process' own code, read by a third implementation.
 
-#[path = "../../bootstrap/src/initrd/gpt.rs"]
-mod gpt;
-
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use bootstrap::gpt;
 use gptman::{GPT, GPTHeader};
 use images::partitions::{self, Guid, Role, Wish};
 

@@ -79,6 +79,31 @@ impl PublicKey {
     }
 }
 
+/// The 32 bytes of the Ed25519 key that signs with a certificate, armoured or binary: its first subkey for signing, else
+/// the primary key, as [`Signer`] chooses. `None` when that is of another kind.
+///
+/// # Errors
+/// The bytes are no certificate.
+pub fn ed25519_key(certificate: &[u8]) -> Result<Option<[u8; 32]>> {
+    let parsed = match certificate.trim_ascii_start().starts_with(b"-----") {
+        true => SignedPublicKey::from_armor_single(certificate).map(|(key, _)| key),
+        false => SignedPublicKey::from_bytes(certificate),
+    };
+    let key = parsed.map_err(|e| fail(format!("cannot be parsed: {e}")))?;
+    let signs = |sub: &&pgp::composed::SignedPublicSubKey| {
+        sub.signatures.iter().any(|s| s.key_flags().sign())
+    };
+    let params = match key.public_subkeys.iter().find(signs) {
+        Some(sub) => sub.key.public_params(),
+        None => key.primary_key.public_params(),
+    };
+    Ok(match params {
+        PublicParams::EdDSALegacy(EddsaLegacyPublicParams::Ed25519 { key }) => Some(key.to_bytes()),
+        PublicParams::Ed25519(params) => Some(params.key.to_bytes()),
+        _ => None,
+    })
+}
+
 impl std::fmt::Debug for Signer {
     /// Shows the fingerprint only.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -1,9 +1,9 @@
 //! Block devices as the kernel shows them below `/sys/class/block`, and the partition ids that it does not show there.
 
 use super::failure::{Failure, Step};
-use super::gpt;
 use super::log::{self, Level};
 use super::modules::Modules;
+use bootstrap::gpt;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};

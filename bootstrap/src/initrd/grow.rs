@@ -3,8 +3,8 @@
 //! Neither is needed to boot: whatever goes wrong here is reported and the machine goes on with the size it has.
 
 use super::device::Partition;
-use super::gpt;
 use super::log::{self, Level};
+use bootstrap::gpt;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;

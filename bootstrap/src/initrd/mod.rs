@@ -6,7 +6,6 @@
 pub mod arguments;
 pub mod device;
 pub mod failure;
-pub mod gpt;
 pub mod grow;
 pub mod log;
 pub mod machine_id;

@@ -10,9 +10,13 @@ use crate::embedded;
 use crate::machine_files::{self, Origin};
 use crate::recipe::{Phase, Recipe};
 use crate::stages;
+use crate::upgrade;
 
 /// The service that keeps the whole set of what starts by itself.
 const WANTS: &str = "/etc/systemd/system/multi-user.target.wants/farrow-bootstrap.service";
+
+/// The same for the unit that keeps or gives up a version on trial.
+const TRIAL_WANTS: &str = "/etc/systemd/system/sysinit.target.wants/farrow-trial.service";
 
 /// What the root tree of a recipe is made of.
 pub(super) fn root_input(
@@ -85,6 +89,16 @@ fn regular(path: &str, mode: u32, content: &[u8]) -> FileEntry {
     }
 }
 
+fn link(path: &str, target: &str) -> FileEntry {
+    FileEntry {
+        path: path.into(),
+        mode: 0o777,
+        uid: 0,
+        gid: 0,
+        kind: Content::Symlink(target.into()),
+    }
+}
+
 fn root_script(script: &crate::recipe::Script) -> Script {
     Script {
         name: script.name.clone(),
@@ -117,6 +131,17 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
             0o644,
             embedded::COLDPLUG.as_bytes(),
         ),
+        regular(
+            "/usr/lib/systemd/system.conf.d/farrow.conf",
+            0o644,
+            embedded::SYSTEM_CONF.as_bytes(),
+        ),
+        regular(
+            "/usr/lib/systemd/system/farrow-trial.service",
+            0o644,
+            embedded::TRIAL_UNIT.as_bytes(),
+        ),
+        link(TRIAL_WANTS, "/usr/lib/systemd/system/farrow-trial.service"),
         // The mount point of the embedded repository; the root is read-only when it is mounted.
         FileEntry {
             path: format!("/www/{}", recipe.repository),
@@ -125,14 +150,16 @@ fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
             gid: 0,
             kind: Content::Directory,
         },
-        FileEntry {
-            path: WANTS.into(),
-            mode: 0o777,
-            uid: 0,
-            gid: 0,
-            kind: Content::Symlink("/usr/lib/systemd/system/farrow-bootstrap.service".into()),
-        },
+        link(WANTS, "/usr/lib/systemd/system/farrow-bootstrap.service"),
     ]);
+    if let Some(key) = upgrade::trusted_key(source.repository.path())? {
+        let text = format!("{}\n", hex::encode(key));
+        files.push(regular(
+            bootstrap::upgrade::KEY_FILE,
+            0o644,
+            text.as_bytes(),
+        ));
+    }
     files.extend(boot_masks::links());
     Ok(files)
 }

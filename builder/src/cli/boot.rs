@@ -31,12 +31,18 @@ pub struct ImageBootArgs {
     /// What the image's disk is attached to
     #[arg(long, value_enum, value_name = "BUS", default_value = "virtio")]
     pub disk: BootDisk,
+    /// Give each machine a second, blank disk, which becomes its data disk
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub data_disk: Option<u64>,
     /// Run a shell command on each machine once it is ready; may be repeated
     #[arg(long, value_name = "COMMAND")]
     pub check: Vec<String>,
     /// Write an HTML page with the times of the boot and the serial log
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
+    /// Go on waiting when a boot fails: the machine may try another version
+    #[arg(long)]
+    pub tolerant: bool,
     /// How long the machines may take to become ready
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub timeout: u64,

@@ -45,6 +45,7 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
         image,
         format,
         firmware,
+        data_mib: args.data_disk,
         disk_bus: disk_bus(args.disk),
         run_dir: work.path().join("run"),
         cache: session.paths.cache.clone(),
@@ -54,7 +55,11 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
     let mut started = None;
     let mut watched = Vec::new();
     let outcome = session.stage("boot", |stage| {
-        let machines = started.insert(Mutex::new(Machines::in_qemu(boot, planned, &[])?));
+        let mut machines = Machines::in_qemu(boot, planned, &[])?;
+        if args.tolerant {
+            machines.tolerate_failures();
+        }
+        let machines = started.insert(Mutex::new(machines));
         watched = watch(machines);
         let mut note = |event: Event<'_>| note(&mut watched, event);
         wait_ready(

@@ -125,6 +125,7 @@ fn from_image(session: &Session, inputs: &Inputs<'_>) -> Result<qemu::Boot> {
         image: image.path("image-qcow2")?,
         format: DiskFormat::Qcow2,
         firmware: Firmware::default(),
+        data_mib: None,
         disk_bus: DiskBus::default(),
         run_dir: inputs.run_dir.clone(),
         cache: session.paths.cache.clone(),

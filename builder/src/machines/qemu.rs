@@ -21,6 +21,8 @@ pub struct Boot {
     pub format: ImageFormat,
     /// What starts the machines.
     pub firmware: Firmware,
+    /// Size of a second, blank disk of each in MiB; `None`: there is none.
+    pub data_mib: Option<u64>,
     /// What their disks are attached to.
     pub disk_bus: DiskBus,
     /// Folder for disks and logs, one folder a machine.
@@ -87,7 +89,7 @@ fn describe(boot: &Boot, planned: &Planned) -> Result<qemu_command::Machine> {
         firmware: boot.firmware.clone(),
         disk_bus: boot.disk_bus,
         disk_mib: Some(disk_gib * 1024),
-        data_mib: None,
+        data_mib: boot.data_mib,
         // What the guest has flushed survives the end of QEMU, only not a crash of the host itself; waiting for the host's
         // disk at each flush costs a machine that is tried out a good part of its start.
         disk_cache: qemu_command::DiskCache::Unsafe,

@@ -113,6 +113,7 @@ fn merge_images(parent: Option<ImageSection>, child: Option<ImageSection>) -> Op
         false => &child.formats,
     };
     Some(ImageSection {
+        version: child.version.clone().or_else(|| parent.version.clone()),
         formats: formats.clone(),
         kernel_arguments: [&parent.kernel_arguments[..], &child.kernel_arguments].concat(),
         root_compression: child.root_compression.or(parent.root_compression),

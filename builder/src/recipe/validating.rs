@@ -37,6 +37,8 @@ impl RecipeFile {
             check_name("script name", &script.name, &source.shown)?;
         }
         targets::check(&self.bases, kind, &self.targets, &source.shown)?;
+        let image = self.image.unwrap_or_default();
+        check_version(image.version.as_deref(), &source)?;
         let repository = self.repository.unwrap_or_default();
         let folder = repository.name.unwrap_or_else(|| self.name.clone());
         check_name("repository name", &folder, &source.shown)?;
@@ -61,7 +63,7 @@ impl RecipeFile {
                 Some(Catalogue::All(_)) => None,
                 Some(Catalogue::Some(names)) => Some(names),
             },
-            image: self.image.unwrap_or_default(),
+            image,
             bases: self.bases,
             targets: self.targets,
             target: None,
@@ -122,6 +124,22 @@ pub(super) fn check_name(what: &str, name: &str, shown: &str) -> Result<()> {
         format!("{shown}: {what} `{name}` is not valid"),
     )
     .with_hint("use 1 to 32 lower-case letters, digits and hyphens"))
+}
+
+/// A version that can be part of a boot loader entry's name.
+fn check_version(version: Option<&str>, source: &Source) -> Result<()> {
+    let Some(wrong) = version.filter(|version| !bootstrap::upgrade::version::is_plain(version))
+    else {
+        return Ok(());
+    };
+    let span = source.text.find(&format!("\"{wrong}\""));
+    let span = span.map(|at| at..at + wrong.len() + 2);
+    let message = format!("`{}` is not a version of an image", wrong.escape_debug());
+    Err(Diagnostic::invalid("FR-RECIPE-VERSION", message)
+        .at(&source.shown, &source.text, span)
+        .with_hint(
+            "use 1 to 64 letters, digits, dots, hyphens and tildes, a letter or digit first",
+        ))
 }
 
 /// The kind of all upstreams. A recipe is for one distribution, and a distribution has packages of one kind.

@@ -18,6 +18,10 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "for a manifest that was written by hand after the bake",
     ),
     (
+        "FR-IMAGE-UPGRADE",
+        "needs a bake; tests/src/parts/upgrade.rs looks for the code",
+    ),
+    (
         "FR-IMAGE-VERIFY",
         "needs an image; tests/src/parts/formats.rs changes its files",
     ),

@@ -41,6 +41,10 @@ fn wrong_recipes() {
             format!("{PLATFORM}\n[[file]]\npath = \"/../x\"\ncontent = \"\"\n"),
         ),
         (
+            "FR-RECIPE-VERSION",
+            format!("{PLATFORM}\n[image]\nversion = \"1.0+3\"\n"),
+        ),
+        (
             "FR-RECIPE-TARGET.twice",
             format!("{PLATFORM}{target}{target}"),
         ),

@@ -145,15 +145,37 @@ pub(crate) fn make(
         let Some(artifact) = made.iter().find(|made| made.kind == format.name()) else {
             continue;
         };
-        let extension = format.extension();
-        let target = out.join(format!("{}-{}.{extension}", input.name, input.version));
-        fs::rename(&artifact.path, &target).map_err(Error::io("rename to", &target))?;
-        artifacts.push(Artifact {
-            path: target,
-            ..artifact.clone()
-        });
+        artifacts.push(moved(input, artifact, format.extension(), out)?);
     }
     Ok(artifacts)
+}
+
+/// Moves a file that was made to its name in `out`.
+fn moved(input: &DiskInput, artifact: &Artifact, extension: &str, out: &Path) -> Result<Artifact> {
+    let target = out.join(format!("{}-{}.{extension}", input.name, input.version));
+    fs::rename(&artifact.path, &target).map_err(Error::io("rename to", &target))?;
+    Ok(Artifact {
+        path: target,
+        ..artifact.clone()
+    })
+}
+
+/// The same for a file that is no disk.
+pub(crate) fn publish(
+    input: &DiskInput,
+    kind: &str,
+    extension: &str,
+    path: &Path,
+    out: &Path,
+) -> Result<Artifact> {
+    let (sha256, size) = digest(path)?;
+    let artifact = Artifact {
+        kind: kind.to_owned(),
+        path: path.to_owned(),
+        sha256,
+        size,
+    };
+    moved(input, &artifact, extension, out)
 }
 
 /// Writes a raw disk in another format to a new file beside it, and waits until it is on the disk. The file's name is

@@ -23,6 +23,7 @@ mod starts;
 mod trio;
 mod trust;
 mod unprivileged;
+mod upgrade;
 mod yum;
 
 use e2e::figures;
@@ -89,6 +90,17 @@ pub fn in_order() -> Vec<Part> {
             bake_kills::killed,
         ),
         part("a_small_image_in_every_format_is_read_back", formats::all),
+        part("an_upgrade_is_kept_or_falls_back", upgrade::kept_or_not),
+        long_part(
+            "an_upgrade_by_bios_is_kept_or_falls_back",
+            upgrade::by_bios,
+            "a machine that boots six times takes minutes",
+        ),
+        long_part(
+            "an_upgrade_keeps_the_database",
+            upgrade::with_a_database,
+            "two machines that boot a dozen times take half an hour",
+        ),
         root_part(
             "a_plain_user_can_bake_and_plan",
             unprivileged::bake_and_plan,
@@ -104,13 +116,11 @@ pub fn in_order() -> Vec<Part> {
             acceptance::sandbox,
             "root, who may start containers",
         ),
-        Part {
-            name: "the_sandbox_in_qemu_survives",
-            skip: std::env::var_os(LONG)
-                .is_none()
-                .then(|| format!("four emulated machines take a quarter of an hour: set {LONG}=1")),
-            run: failover::emulated,
-        },
+        long_part(
+            "the_sandbox_in_qemu_survives",
+            failover::emulated,
+            "four emulated machines take a quarter of an hour",
+        ),
         part("wrong_recipes_are_refused", mistakes::recipes),
         part("wrong_images_are_refused", mistakes::images),
         part("what_is_no_image_is_refused", formats::refusals),
@@ -193,6 +203,17 @@ fn root_part(
     needs: &str,
 ) -> Part {
     let skip = (!geteuid().is_root()).then(|| format!("needs {needs}"));
+    Part { name, skip, run }
+}
+
+/// A part that takes long; it counts as skipped unless it is asked for.
+fn long_part(
+    name: &'static str,
+    run: fn(&e2e::world::World) -> anyhow::Result<()>,
+    why: &str,
+) -> Part {
+    let skip = std::env::var_os(LONG).is_none();
+    let skip = skip.then(|| format!("{why}: set {LONG}=1"));
     Part { name, skip, run }
 }
 

@@ -1,4 +1,5 @@
-//! Growing the last partition of a GPT disk to the disk's end: a pure function from sectors to sectors.
+//! Changes of a GPT: growing the last partition to the disk's end, and giving partitions other ids. Pure functions from
+//! sectors to sectors.
 //!
 //! Format: UEFI specification 2.10, section 5.3. Sectors are 512 bytes long, as in the images we make.
 //!
@@ -41,22 +42,129 @@ pub struct Growth {
     pub sectors: u64,
 }
 
-/// Number (from 1) and unique id of each partition in `head`, the first [`HEAD_SECTORS`] sectors of a disk.
-pub fn unique_ids(head: &[u8]) -> Result<Vec<(u32, String)>, &'static str> {
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Number, from 1.
+    pub number: u32,
+    /// Name.
+    pub name: String,
+    /// Unique id, lower case with dashes.
+    pub unique: String,
+    /// First sector.
+    pub start: u64,
+    /// Length in sectors.
+    pub sectors: u64,
+}
+
+/// The partitions in `head`, the first [`HEAD_SECTORS`] sectors of a disk.
+///
+/// # Errors
+/// Why there is no table.
+pub fn partitions(head: &[u8]) -> Result<Vec<Partition>, &'static str> {
     let table = check(head)?;
     let used = |entry: &&[u8]| entry[..16].iter().any(|&b| b != 0);
     let numbered = (1..)
         .zip(table.entries.chunks_exact(ENTRY))
         .filter(|(_, entry)| used(entry));
-    Ok(numbered
-        .map(|(number, entry)| (number, guid_text(&entry[16..32])))
-        .collect())
+    let read = |(number, entry): (u32, &[u8])| {
+        let (start, end) = (read64(entry, 32), read64(entry, 40));
+        let sectors = end
+            .checked_sub(start)
+            .and_then(|length| length.checked_add(1));
+        Ok(Partition {
+            number,
+            name: name(entry),
+            unique: guid_text(&entry[16..32]),
+            start,
+            sectors: sectors.ok_or("a partition has impossible bounds")?,
+        })
+    };
+    numbered.map(read).collect()
+}
+
+/// The name in an entry, UTF-16.
+fn name(entry: &[u8]) -> String {
+    let units = entry[56..ENTRY].chunks_exact(2);
+    let units = units.map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+    let units: Vec<u16> = units.take_while(|&unit| unit != 0).collect();
+    String::from_utf16_lossy(&units)
+}
+
+/// What gives partitions (by number) other unique ids, each in the order of its text form. The table's size and the
+/// partitions' places stay as they are, so the kernel need not be told.
+///
+/// # Errors
+/// Why the table is left as it is.
+pub fn with_ids(head: &[u8], ids: &[(u32, [u8; 16])]) -> Result<Vec<Write>, &'static str> {
+    let Primary {
+        header,
+        entries,
+        place,
+        first_usable,
+    } = check(head)?;
+    let (end, last_usable) = (read64(header, 32), read64(header, 48));
+    if last_usable.checked_add(1 + ENTRY_SECTORS as u64) != Some(end) {
+        return Err("the backup table is in an unusual place");
+    }
+    let mut entries = entries.to_vec();
+    for (number, id) in ids {
+        let at = (*number as usize).wrapping_sub(1).wrapping_mul(ENTRY);
+        let entry = entries
+            .get_mut(at..at.wrapping_add(ENTRY))
+            .ok_or("there is no such partition")?;
+        if entry[..16].iter().all(|&b| b == 0) {
+            return Err("there is no such partition");
+        }
+        entry[16..32].copy_from_slice(&swapped(*id));
+    }
+    let table = Table {
+        header,
+        entries: &entries,
+        disk_sectors: end
+            .checked_add(1)
+            .ok_or("the backup table is in an unusual place")?,
+        last_usable,
+    };
+    let mut writes = table.writes(spare(place, first_usable)?, head);
+    // The protective MBR, which is the last, stays as it is.
+    writes.pop();
+    Ok(writes)
+}
+
+/// Text order to the table's order, in which the first three groups are little-endian.
+fn swapped(mut id: [u8; 16]) -> [u8; 16] {
+    id[..4].reverse();
+    id[4..6].reverse();
+    id[6..8].reverse();
+    id
+}
+
+/// The place of the entries that is not in use.
+fn spare(place: u64, first_usable: u64) -> Result<u64, &'static str> {
+    let spare = PLACES[usize::from(place == PLACES[0])];
+    if first_usable < spare + ENTRY_SECTORS as u64 {
+        return Err("there is no room for a second array of entries");
+    }
+    Ok(spare)
+}
+
+/// Number (from 1) and unique id of each partition in `head`, the first [`HEAD_SECTORS`] sectors of a disk.
+///
+/// # Errors
+/// Why there is no table.
+pub fn unique_ids(head: &[u8]) -> Result<Vec<(u32, String)>, &'static str> {
+    let ids = |partition: Partition| (partition.number, partition.unique);
+    Ok(partitions(head)?.into_iter().map(ids).collect())
 }
 
 /// What makes `head` (the first [`HEAD_SECTORS`] sectors) use the whole of a disk of `disk_sectors`.
 ///
 /// The partition `unique` (lower-case id with dashes) is grown; it must be the last one on the disk.
-/// `Ok(None)`: nothing to gain. `Err`: why the table is left as it is.
+/// `Ok(None)`: nothing to gain.
+///
+/// # Errors
+/// Why the table is left as it is.
 pub fn plan(head: &[u8], disk_sectors: u64, unique: &str) -> Result<Option<Growth>, &'static str> {
     let Primary {
         header,
@@ -78,10 +186,7 @@ pub fn plan(head: &[u8], disk_sectors: u64, unique: &str) -> Result<Option<Growt
     }
     let mut entries = entries.to_vec();
     entries[index * ENTRY + 40..index * ENTRY + 48].copy_from_slice(&(new_end - 1).to_le_bytes());
-    let spare = PLACES[usize::from(place == PLACES[0])];
-    if first_usable < spare + ENTRY_SECTORS as u64 {
-        return Err("there is no room for a second array of entries");
-    }
+    let spare = spare(place, first_usable)?;
     let table = Table {
         header,
         entries: &entries,
@@ -240,96 +345,4 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const UNIQUE: &str = "03020100-0504-0706-0809-0a0b0c0d0e0f";
-
-    /// A disk of 8192 sectors with one partition from sector 2048 to 4095.
-    fn head() -> Vec<u8> {
-        let mut entries = vec![0; ENTRY_SECTORS * SECTOR];
-        entries[..16].fill(1);
-        for i in 0..16 {
-            entries[16 + i] = i as u8;
-        }
-        entries[32..40].copy_from_slice(&2048u64.to_le_bytes());
-        entries[40..48].copy_from_slice(&4095u64.to_le_bytes());
-        let mut header = vec![0; SECTOR];
-        header[..8].copy_from_slice(b"EFI PART");
-        header[12] = 92;
-        header[40..48].copy_from_slice(&2048u64.to_le_bytes());
-        header[80] = 128;
-        header[84] = 128;
-        let table = Table {
-            header: &header,
-            entries: &entries,
-            disk_sectors: 8192,
-            last_usable: 8158,
-        };
-        let mut head = vec![0; HEAD_SECTORS * SECTOR];
-        head[SECTOR..2 * SECTOR].copy_from_slice(&table.new_header(1, 8191, 2));
-        head[2 * SECTOR..][..entries.len()].copy_from_slice(&entries);
-        head
-    }
-
-    #[test]
-    fn crc_of_the_standard_check_string() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-    }
-
-    /// After any prefix of the writes, a reader finds a whole primary table, old or new.
-    #[test]
-    fn every_prefix_of_the_writes_leaves_a_whole_table() {
-        let head = head();
-        let growth = plan(&head, 100_000, UNIQUE).unwrap().unwrap();
-        assert_eq!((growth.number, growth.start), (1, 2048));
-        assert_eq!((growth.start + growth.sectors) % ALIGNMENT, 0);
-        for done in 0..=growth.writes.len() {
-            let mut disk = head.clone();
-            disk.resize(100_000 * SECTOR, 0);
-            for write in &growth.writes[..done] {
-                let at = write.lba as usize * SECTOR;
-                disk[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
-            }
-            let again = plan(&disk, 100_000, UNIQUE).unwrap();
-            assert_eq!(again.is_none(), done >= 3, "after {done} writes");
-        }
-    }
-
-    #[test]
-    fn ids_by_number() {
-        assert_eq!(unique_ids(&head()).unwrap(), [(1, UNIQUE.to_owned())]);
-        assert!(unique_ids(&[0; HEAD_SECTORS * SECTOR]).is_err());
-    }
-
-    #[test]
-    fn a_second_growth_uses_the_first_place_again() {
-        let mut head = head();
-        for (disk, place) in [
-            (100_000, PLACES[1]),
-            (200_000, PLACES[0]),
-            (300_000, PLACES[1]),
-        ] {
-            let growth = plan(&head, disk, UNIQUE).unwrap().unwrap();
-            assert_eq!(growth.writes[1].lba, place);
-            for write in &growth.writes[1..] {
-                let at = write.lba as usize * SECTOR;
-                head[at..at + write.bytes.len()].copy_from_slice(&write.bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn nothing_to_gain_or_not_ours() {
-        let head = head();
-        assert_eq!(plan(&head, 6000, UNIQUE), Ok(None));
-        assert!(plan(&head, 33, UNIQUE).is_err());
-        assert!(plan(&head, 100_000, &UNIQUE.replace('f', "0")).is_err());
-        assert!(plan(&head[..1000], 100_000, UNIQUE).is_err());
-        for at in [SECTOR, SECTOR + 40, SECTOR + 73, 2 * SECTOR + 40] {
-            let mut damaged = head.clone();
-            damaged[at] ^= 1;
-            assert!(plan(&damaged, 100_000, UNIQUE).is_err(), "byte {at}");
-        }
-    }
-}
+mod tests;
