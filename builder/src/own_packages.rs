@@ -3,14 +3,16 @@
 
 use std::path::Path;
 
+use images::architecture::Architecture;
 use offline_repo::additions::{Additions, OwnPackage};
 use offline_repo::deb_write::{NewDeb, NewFile};
 use offline_repo::lock::Lock;
 
 use crate::diagnostic::{Diagnostic, Result};
-use crate::embedded;
 use crate::machine_files::{self, MachineFile, Origin};
+use crate::machine_programs::MachinePrograms;
 use crate::recipe::{File, Phase, Recipe};
+use crate::session::Session;
 use crate::stages;
 
 /// Name of the package with the builder, and of its program.
@@ -27,13 +29,22 @@ const SELF: &str = "/proc/self/exe";
 /// The field that makes a group of a package; apt shows it and does nothing with it.
 pub const GROUP_FIELD: &str = "Farrow-Group";
 
-/// What the repository of a recipe holds beside the archives' packages: nothing unless machines of it run services.
-pub fn additions(recipe: &Recipe, lock: &Lock) -> Result<Additions> {
+/// What the repository of a recipe holds beside the archives' packages: nothing unless machines of it run services. For
+/// another processor it holds no builder, since this program runs on its own only.
+pub fn additions(session: &Session, recipe: &Recipe, lock: &Lock) -> Result<Additions> {
     if recipe.services.as_ref().is_some_and(Vec::is_empty) {
         return Ok(Additions::default());
     }
-    let program = std::fs::read(SELF).map_err(|e| Diagnostic::io("read", Path::new(SELF), e))?;
-    let mut debs = vec![builder(recipe, lock, &program), bootstrap(recipe, lock)?];
+    let architecture = recipe.processor()?;
+    let bootstrap_program = MachinePrograms::of(session, architecture)?.bootstrap;
+    let mut debs = vec![bootstrap(recipe, lock, &bootstrap_program)?];
+    let mut programs = vec![(BOOTSTRAP.into(), bootstrap_program.into_owned())];
+    if Architecture::of_host() == Some(architecture) {
+        let program =
+            std::fs::read(SELF).map_err(|e| Diagnostic::io("read", Path::new(SELF), e))?;
+        debs.insert(0, builder(recipe, lock, &program));
+        programs.insert(0, (FARROW.into(), program));
+    }
     debs.extend(recipe.packages.keys().map(|name| group(recipe, lock, name)));
     let packages = debs.iter().map(|deb| {
         Ok(OwnPackage {
@@ -45,10 +56,7 @@ pub fn additions(recipe: &Recipe, lock: &Lock) -> Result<Additions> {
     });
     Ok(Additions {
         packages: packages.collect::<Result<_>>()?,
-        programs: vec![
-            (FARROW.into(), program),
-            (BOOTSTRAP.into(), embedded::BOOTSTRAP.to_vec()),
-        ],
+        programs,
     })
 }
 
@@ -118,10 +126,10 @@ fn needed_libc(program: &[u8]) -> Option<String> {
 }
 
 /// The bootstrap with everything that an image has beside packages, as far as an existing machine may have it.
-fn bootstrap(recipe: &Recipe, lock: &Lock) -> Result<NewDeb> {
+fn bootstrap(recipe: &Recipe, lock: &Lock, program: &[u8]) -> Result<NewDeb> {
     let description = "configures a machine of the platform from its metadata";
     let mut deb = package(lock, BOOTSTRAP, &recipe.architecture, description);
-    let mut files = machine_files::of_every_machine(recipe, lock, Origin::Packages)?;
+    let mut files = machine_files::of_every_machine(recipe, lock, Origin::Packages, program)?;
     // What packages find when they are configured. Files that an image gets afterwards replace those of packages, which a
     // package must not.
     let before = |file: &&File| {

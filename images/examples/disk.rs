@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use images::disk::{CONSOLES, DiskInput};
+use images::architecture::Architecture;
+use images::disk::DiskInput;
 use images::formats::Format;
 use images::manifest::Provenance;
 use images::progress::Progress;
@@ -31,7 +32,8 @@ fn main() {
             kernel: Some(kernel),
         },
         repository: None,
-        kernel_arguments: CONSOLES.map(str::to_owned).to_vec(),
+        architecture: Architecture::Amd64,
+        kernel_arguments: Architecture::Amd64.consoles().map(str::to_owned).to_vec(),
         init: std::fs::read(init).unwrap_or_default(),
         epoch: 1_750_000_000,
         seed: [1; 32],

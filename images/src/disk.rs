@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::architecture::Architecture;
 use crate::assemble;
 use crate::boot_image::{self, BootFiles};
 use crate::error::{Error, Result};
@@ -21,8 +22,6 @@ use crate::verity::{self, HashTree};
 
 /// How the names of unfinished folders begin.
 const TEMPORARY: &str = ".unfinished-";
-/// Arguments that let an image talk to a screen and a serial line.
-pub const CONSOLES: [&str; 2] = ["console=tty0", "console=ttyS0,115200"];
 /// A root slot is a quarter larger than its first content, for later versions; whole multiples of this many bytes.
 const SLOT_STEP: u64 = 16 << 20;
 
@@ -42,11 +41,13 @@ pub struct DiskInput {
     pub name: String,
     /// Version: letters, digits, dots, dashes, plus.
     pub version: String,
+    /// What the image runs on.
+    pub architecture: Architecture,
     /// Root tree, with a kernel.
     pub root: RootTree,
     /// Repository to embed.
     pub repository: Option<Repository>,
-    /// Further kernel arguments, for example [`CONSOLES`].
+    /// Further kernel arguments, for example [`Architecture::consoles`].
     pub kernel_arguments: Vec<String>,
     /// ELF image of the first process.
     pub init: Vec<u8>,
@@ -109,11 +110,14 @@ pub fn build(
         make_esp(input, &boot, tools, work.path())
     })?;
     let layout = parts.layout(input, esp::size(boot.size()))?;
-    let bios = grub::build(tools, work.path(), layout.partitions[0].start)?;
+    let bios = match input.architecture.has_bios() {
+        true => Some(grub::build(tools, work.path(), layout.partitions[0].start)?),
+        false => None,
+    };
     let raw = work.path().join("disk.raw");
     let esp = work.path().join("esp.img");
     stage(progress, "image/disk", || {
-        assemble::assemble(&raw, &layout, &parts, &esp, &bios)
+        assemble::assemble(&raw, &layout, &parts, &esp, bios.as_ref())
     })?;
     let manifest = out.join(format!("{}.manifest.json", input.name));
     withdraw(&manifest)?;
@@ -227,14 +231,15 @@ impl Parts {
             unique,
             bytes,
         };
-        let mut wishes = vec![
-            wish("bios", Role::BiosBoot, id("bios"), grub::PARTITION_BYTES),
+        let bios = wish("bios", Role::BiosBoot, id("bios"), grub::PARTITION_BYTES);
+        let mut wishes = Vec::from_iter(input.architecture.has_bios().then_some(bios));
+        wishes.extend([
             wish("esp", Role::Esp, id("esp"), esp),
             wish("root-a", Role::Root, self.root_id, slot),
             wish("verity-a", Role::Verity, self.verity_id, hashes),
             wish("root-b", Role::Reserved, id("root-b"), slot),
             wish("verity-b", Role::Reserved, id("verity-b"), hashes),
-        ];
+        ]);
         if let Some(repository) = &self.repository {
             wishes.push(wish(
                 "repo",
@@ -244,7 +249,7 @@ impl Parts {
             ));
         }
         wishes.push(wish("var", Role::Var, self.var_id, length(&self.var)?));
-        Ok(partitions::lay_out(id("disk"), &wishes))
+        Ok(partitions::lay_out(id("disk"), input.architecture, &wishes))
     }
 }
 
@@ -254,9 +259,12 @@ fn length(path: &Path) -> Result<u64> {
 
 fn make_esp(input: &DiskInput, boot: &BootFiles, tools: &ToolsTree, work: &Path) -> Result<()> {
     let volume = Guid::derived(&input.seed, "esp volume").0;
+    let architecture = input.architecture;
     let content = esp::Content {
         name: &format!("{}_{}", input.name, input.version),
         boot,
+        architecture,
+        boot_loader: &architecture.boot_loader(&tools.root, &input.root.path)?,
         volume: u32::from_be_bytes([volume[0], volume[1], volume[2], volume[3]]),
         epoch: input.epoch,
     };
@@ -278,6 +286,7 @@ pub(crate) mod tests {
         DiskInput {
             name: "pigsty".to_owned(),
             version: "1.0".to_owned(),
+            architecture: Architecture::Amd64,
             root: RootTree {
                 path: PathBuf::new(),
                 digest: String::new(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::architecture::Architecture;
 use crate::qemu_error::MachineError;
 
 /// Result with this crate's [`Error`].
@@ -44,6 +45,14 @@ pub enum Error {
         file: &'static str,
         /// The user's name, or number if it has none.
         user: String,
+    },
+    /// Programs of another processor cannot be run.
+    #[error("this host does not run programs of {}: {reason}", architecture.debian())]
+    Emulation {
+        /// Whose programs.
+        architecture: Architecture,
+        /// Why not.
+        reason: String,
     },
     /// A program in the sandbox ended with a failure.
     #[error("{program} failed with {status}{}", quoted_tail(stderr))]
@@ -138,6 +147,7 @@ impl Error {
             Error::Sandbox { .. } => "FR-SANDBOX",
             Error::MissingHostProgram { .. } => "FR-SANDBOX-PROGRAM",
             Error::MissingIdRange { .. } => "FR-SANDBOX-IDS",
+            Error::Emulation { .. } => "FR-SANDBOX-EMULATION",
             Error::Program { .. } => "FR-IMAGE-PROGRAM",
             Error::Package { .. } => "FR-IMAGE-PACKAGE",
             Error::Tree { .. } => "FR-IMAGE-TREE",
@@ -169,6 +179,10 @@ impl Error {
             )),
             Error::MissingIdRange { user, .. } => Some(format!(
                 "run as root once: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user} (any free range of 65536 ids will do)"
+            )),
+            Error::Emulation { architecture, .. } => Some(format!(
+                "it takes Linux 6.7 or later, built with CONFIG_BINFMT_MISC; on an older one, install the package `qemu-user-binfmt` on the host (Debian 13; before, and on Ubuntu, `qemu-user-static`), which registers {} with the kernel",
+                architecture.interpreter()
             )),
             Error::Package { .. } => {
                 Some("fetch the package again; its content must match the lock".to_owned())

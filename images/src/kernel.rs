@@ -16,6 +16,7 @@ const ALWAYS: [&str; 4] = ["dm_verity", "erofs", "overlay", "ext4"];
 /// of virtual machines first, and last the controllers that every emulated PC has whether the root is there or not.
 const FOR_DEVICES: [&str; 15] = [
     "sha256_ssse3",
+    "sha2_ce",
     "virtio_pci",
     "virtio_blk",
     "nvme",

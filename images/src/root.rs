@@ -120,6 +120,7 @@ fn complete_tree(base: &RootTree, input: &RootInput, cache: &Path, work: &Path) 
     let tree = work.join(store::TREE);
     Sandbox::new(&base.path)
         .read_only()
+        .emulator(input.emulator.clone())
         .bind(&cache, seen)
         .run(
             &[

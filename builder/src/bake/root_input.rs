@@ -1,5 +1,6 @@
 //! What a root tree is made of: the closure's packages, the recipe's files, users and scripts, and the bootstrap.
 
+use images::emulation::Emulator;
 use images::root::{Content, FileEntry, Package, RootInput, Script, SystemUser};
 use offline_repo::repository::ClosurePackage;
 
@@ -19,6 +20,8 @@ pub(super) fn root_input(
     recipe: &Recipe,
     source: &Source,
     closure: &[ClosurePackage],
+    bootstrap: &[u8],
+    emulator: Option<Emulator>,
 ) -> Result<RootInput> {
     let (before, after): (Vec<_>, Vec<_>) = recipe
         .files
@@ -30,7 +33,7 @@ pub(super) fn root_input(
         .iter()
         .any(|chosen| chosen.package.name == "systemd")
     {
-        files_after.extend(bootstrap_files(recipe, source)?);
+        files_after.extend(bootstrap_files(recipe, source, bootstrap)?);
     }
     Ok(RootInput {
         packages: closure.iter().map(root_package).collect(),
@@ -41,6 +44,7 @@ pub(super) fn root_input(
         hostname: "localhost".into(),
         epoch: stages::epoch(&source.lock),
         exclude_documentation: true,
+        emulator,
     })
 }
 
@@ -100,8 +104,8 @@ fn system_user(user: &crate::recipe::User) -> SystemUser {
 }
 
 /// The bootstrap, its unit, the catalogue, and what the machine can say about its image.
-fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
-    let common = machine_files::of_every_machine(recipe, &source.lock, Origin::Image)?;
+fn bootstrap_files(recipe: &Recipe, source: &Source, bootstrap: &[u8]) -> Result<Vec<FileEntry>> {
+    let common = machine_files::of_every_machine(recipe, &source.lock, Origin::Image, bootstrap)?;
     let common = common.iter();
     let mut files: Vec<FileEntry> = common
         .map(|file| regular(&file.path, file.mode, &file.content))

@@ -10,5 +10,6 @@ mod bundles;
 mod codes;
 mod errors;
 mod locks;
+mod processors;
 mod sboms;
 mod site;
