@@ -86,7 +86,7 @@ pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result
     }
     // -m takes over the times of files and folders.
     let copy = ["mcopy", "-m", "-s", "-i", "esp.img"];
-    sandbox.run(&[&copy[..], &folders, &["::/"]].concat(), None)?;
+    sandbox.run(&[&copy[..], &folders[..], &["::/"][..]].concat(), None)?;
     Ok(())
 }
 
