@@ -91,7 +91,7 @@ pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result
 }
 
 /// GRUB's configuration and what it starts, by path.
-fn bios_files(content: &Content) -> Vec<(String, Cow<'_, [u8]>)> {
+fn bios_files<'a>(content: &Content<'a>) -> Vec<(String, Cow<'a, [u8]>)> {
     let Some(boot) = &content.boot.bios else {
         return Vec::new();
     };
