@@ -4,6 +4,11 @@
 up *ARGS:
     cargo run --release -- up {{ARGS}}
 
+# farrow-bootstrap and farrow-init for images of 64-bit Arm, with a compiler of Debian: just bootstrap-arm64 DIR
+bootstrap-arm64 DIR:
+    cargo build --release
+    bootstrap/arm64/build {{DIR}}
+
 # All tests, end to end.
 test:
     cargo test --release --workspace

@@ -4,7 +4,9 @@ mod root_input;
 
 use std::path::{Path, PathBuf};
 
+use images::architecture::Architecture;
 use images::disk::{self, DiskInput, UpgradeSink};
+use images::emulation::Emulator;
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
 use images::progress::Progress;
@@ -19,8 +21,8 @@ use sha2::{Digest, Sha256};
 use crate::beside;
 use crate::commands::write_file;
 use crate::diagnostic::{Diagnostic, Result};
-use crate::embedded;
 use crate::interrupt;
+use crate::machine_programs::MachinePrograms;
 use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session, Stage};
 use crate::stages;
@@ -95,7 +97,8 @@ pub fn image(
     secure_boot: Option<Signer>,
     out: &Path,
 ) -> Result<Baked> {
-    let (source, closure, tree) = root_tree(session, recipe, repository)?;
+    let programs = MachinePrograms::of(session, recipe.processor()?)?;
+    let (source, closure, tree) = root_tree(session, recipe, repository, tools, &programs)?;
     interrupt::clean_on_interrupt(out);
     let mut baked = Baked {
         artifacts: Vec::new(),
@@ -114,7 +117,14 @@ pub fn image(
         .filter_map(|format| disk_format(*format))
         .collect();
     if upgrade || !disks.is_empty() {
-        let mut input = disk_input(recipe, &baked.source, &baked.closure, &tree, disks)?;
+        let mut input = disk_input(
+            recipe,
+            &baked.source,
+            &baked.closure,
+            &tree,
+            &programs,
+            disks,
+        )?;
         input.secure_boot = secure_boot;
         let upgrade = match upgrade {
             true => Some(Writer::new(session, recipe, &baked.source)?),
@@ -126,19 +136,28 @@ pub fn image(
 }
 
 /// The tree that becomes the root of every image of a recipe.
-pub fn tree(session: &Session, recipe: &Recipe, repository: &Path) -> Result<RootTree> {
-    root_tree(session, recipe, repository).map(|(_, _, tree)| tree)
+pub fn tree(
+    session: &Session,
+    recipe: &Recipe,
+    repository: &Path,
+    tools: &ToolsTree,
+) -> Result<RootTree> {
+    let programs = MachinePrograms::of(session, recipe.processor()?)?;
+    root_tree(session, recipe, repository, tools, &programs).map(|(_, _, tree)| tree)
 }
 
 fn root_tree(
     session: &Session,
     recipe: &Recipe,
     repository: &Path,
+    tools: &ToolsTree,
+    programs: &MachinePrograms,
 ) -> Result<(Source, Vec<ClosurePackage>, RootTree)> {
     let source = open(repository, recipe)?;
     interrupt::clean_on_interrupt(&session.paths.cache);
     let closure = source.repository.closure(&recipe.roots(), true)?;
-    let input = root_input::root_input(recipe, &source, &closure)?;
+    let emulator = Emulator::find(recipe.processor()?, tools);
+    let input = root_input::root_input(recipe, &source, &closure, &programs.bootstrap, emulator)?;
     let tree = session.stage("root", |stage| {
         let report = image_progress(stage);
         let reused = std::sync::atomic::AtomicBool::new(false);
@@ -182,13 +201,14 @@ fn disk_input(
     source: &Source,
     closure: &[ClosurePackage],
     tree: &RootTree,
+    programs: &MachinePrograms,
     formats: Vec<Format>,
 ) -> Result<DiskInput> {
     let repository = recipe.embed.then(|| disk::Repository {
         path: source.repository.path().to_owned(),
         digest: source.repository.manifest().to_string(),
     });
-    let version = recipe.image_version();
+    let (architecture, version) = (recipe.processor()?, recipe.image_version());
     let seed = Sha256::digest(format!("image {} {version} {}", recipe.name, tree.digest));
     let packages = closure.iter().map(|chosen| manifest::Package {
         name: chosen.package.name.clone(),
@@ -199,11 +219,12 @@ fn disk_input(
     Ok(DiskInput {
         name: recipe.name.clone(),
         version: version.into(),
+        architecture,
         root: tree.clone(),
         repository,
-        kernel_arguments: kernel_arguments(recipe),
+        kernel_arguments: kernel_arguments(recipe, architecture),
         secure_boot: None,
-        init: embedded::INIT.to_vec(),
+        init: programs.init.to_vec(),
         epoch: stages::epoch(&source.lock),
         seed: seed.into(),
         root_compression: recipe.image.root_compression.unwrap_or_default(),
@@ -219,8 +240,9 @@ fn disk_input(
     })
 }
 
-fn kernel_arguments(recipe: &Recipe) -> Vec<String> {
-    let base = disk::CONSOLES
+fn kernel_arguments(recipe: &Recipe, architecture: Architecture) -> Vec<String> {
+    let consoles = architecture.consoles();
+    let base = consoles
         .iter()
         .chain(&KERNEL_ARGUMENTS)
         .map(|argument| (*argument).to_owned());
@@ -233,6 +255,7 @@ fn inputs_digest(input: &DiskInput, upgrade: bool, tools: &ToolsTree) -> String 
     let described = json!({
         "name": input.name,
         "version": input.version,
+        "architecture": input.architecture,
         "root": input.root.digest,
         "repository": input.repository.as_ref().map(|repository| &repository.digest),
         "kernel_arguments": input.kernel_arguments,

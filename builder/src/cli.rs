@@ -50,6 +50,9 @@ pub struct GlobalOptions {
     /// Where an archive is mirrored, as ARCHIVE=URL[,URL…]; may be repeated, the next is asked when one fails
     #[arg(long, global = true, value_name = "ARCHIVE=URL", value_parser = parse_mirror)]
     pub mirror: Vec<(String, String)>,
+    /// A folder with static farrow-bootstrap and farrow-init for the image's processor, instead of those inside farrow
+    #[arg(long, global = true, value_name = "DIR")]
+    pub bootstrap_dir: Option<PathBuf>,
     /// Download at most this many bytes a second, such as 500K or 10M
     #[arg(long, global = true, value_name = "RATE", env = "FARROW_LIMIT_RATE", value_parser = offline_repo::http::parse_rate)]
     pub limit_rate: Option<std::num::NonZeroU64>,

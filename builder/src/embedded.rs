@@ -1,5 +1,6 @@
 //! What the binary carries inside: recipes, keys, the service catalogue, the bootstrap and the init of the initrd.
 
+use images::architecture::Architecture;
 use include_dir::{Dir, include_dir};
 
 static RECIPES: Dir<'_> = include_dir!("$OUT_DIR/recipes");
@@ -7,7 +8,7 @@ static RECIPES: Dir<'_> = include_dir!("$OUT_DIR/recipes");
 /// `farrow-bootstrap`, static, as the build script made it.
 pub static BOOTSTRAP: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/farrow-bootstrap"));
 /// `farrow-init`, static: the first process of the initrd.
-pub static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/farrow-init"));
+static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/farrow-init"));
 /// The unit that starts the bootstrap.
 pub static BOOTSTRAP_UNIT: &str = include_str!("../../bootstrap/systemd/farrow-bootstrap.service");
 
@@ -25,6 +26,21 @@ pub static COLDPLUG: &str = include_str!("../../bootstrap/systemd/coldplug.conf"
 
 /// The JSON Schema of recipes, for editors.
 pub static RECIPE_SCHEMA: &str = include_str!("../../recipes/recipe.schema.json");
+
+/// `farrow-bootstrap` and `farrow-init` for a processor: for this one, and for arm64 when the build script could make them.
+pub fn programs(architecture: Architecture) -> Option<(&'static [u8], &'static [u8])> {
+    if Architecture::of_host() == Some(architecture) {
+        return Some((BOOTSTRAP, INIT));
+    }
+    #[cfg(carries_arm64)]
+    if architecture == Architecture::Arm64 {
+        return Some((
+            include_bytes!(concat!(env!("OUT_DIR"), "/arm64/farrow-bootstrap")),
+            include_bytes!(concat!(env!("OUT_DIR"), "/arm64/farrow-init")),
+        ));
+    }
+    None
+}
 
 /// The text of a shipped recipe.
 pub fn recipe(name: &str) -> Option<&'static str> {

@@ -32,7 +32,12 @@ pub struct MachineFile {
 }
 
 /// The files, of the recipe's services only.
-pub fn of_every_machine(recipe: &Recipe, lock: &Lock, origin: Origin) -> Result<Vec<MachineFile>> {
+pub fn of_every_machine(
+    recipe: &Recipe,
+    lock: &Lock,
+    origin: Origin,
+    bootstrap: &[u8],
+) -> Result<Vec<MachineFile>> {
     let file = |path: &str, mode, content: &[u8]| MachineFile {
         path: path.into(),
         mode,
@@ -52,7 +57,7 @@ pub fn of_every_machine(recipe: &Recipe, lock: &Lock, origin: Origin) -> Result<
         identity["etc_lasts"] = true.into();
     }
     let mut files = vec![
-        file("/usr/bin/farrow-bootstrap", 0o755, embedded::BOOTSTRAP),
+        file("/usr/bin/farrow-bootstrap", 0o755, bootstrap),
         file(
             "/usr/lib/systemd/system/farrow-bootstrap.service",
             0o644,

@@ -21,6 +21,7 @@ mod install;
 mod interrupt;
 mod locks;
 mod machine_files;
+mod machine_programs;
 mod machines;
 mod own_packages;
 mod paths;

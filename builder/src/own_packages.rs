@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use images::architecture::Architecture;
 use offline_repo::additions::{Additions, OwnPackage};
 use offline_repo::deb_write::{NewDeb, NewFile};
 use offline_repo::lock::{Format, Lock};
@@ -11,9 +12,10 @@ use offline_repo::rpm::write::NewRpm;
 use offline_repo::signer::Signer;
 
 use crate::diagnostic::{Diagnostic, Result};
-use crate::embedded;
 use crate::machine_files::{self, MachineFile, Origin};
+use crate::machine_programs::MachinePrograms;
 use crate::recipe::{File, Phase, Recipe, UpstreamKind};
+use crate::session::Session;
 use crate::stages;
 
 /// Name of the package with the builder, and of its program.
@@ -43,18 +45,33 @@ struct Own {
     group: Option<String>,
 }
 
-/// What the repository of a recipe holds beside the archives' packages: nothing unless machines of it run services. The
-/// programs are there if they are for the recipe's architecture.
-pub fn additions(recipe: &Recipe, lock: &Lock, signer: &Signer) -> Result<Additions> {
+/// What the repository of a recipe holds beside the archives' packages: nothing unless machines of it run services. For
+/// another processor it holds no builder, since this program runs on its own only, and for one that no machine of the
+/// platform has no bootstrap either.
+pub fn additions(
+    session: &Session,
+    recipe: &Recipe,
+    lock: &Lock,
+    signer: &Signer,
+) -> Result<Additions> {
     if recipe.services.as_ref().is_some_and(Vec::is_empty) {
         return Ok(Additions::default());
     }
-    let program = std::fs::read(SELF).map_err(|e| Diagnostic::io("read", Path::new(SELF), e))?;
     let (mut all, mut programs) = (Vec::new(), Vec::new());
-    if runs_on(&program, &recipe.architecture) {
-        all.extend([builder(recipe, &program), bootstrap(recipe, lock)?]);
-        programs.push((FARROW.into(), program));
-        programs.push((BOOTSTRAP.into(), embedded::BOOTSTRAP.to_vec()));
+    let is_host = |architecture: &Architecture| Architecture::of_host() == Some(*architecture);
+    // Images are made of Debian packages only: a yum repository gets programs that are at hand.
+    let processor = processor(&recipe.architecture)
+        .filter(|processor| recipe.kind == UpstreamKind::Deb || is_host(processor));
+    if let Some(architecture) = processor {
+        if is_host(&architecture) {
+            let program =
+                std::fs::read(SELF).map_err(|e| Diagnostic::io("read", Path::new(SELF), e))?;
+            all.push(builder(recipe, &program));
+            programs.push((FARROW.into(), program));
+        }
+        let program = MachinePrograms::of(session, architecture)?.bootstrap;
+        all.push(bootstrap(recipe, lock, &program)?);
+        programs.push((BOOTSTRAP.into(), program.into_owned()));
     }
     all.extend(recipe.packages.keys().map(|name| group(recipe, lock, name)));
     let packages = all.into_iter().map(|own| match recipe.kind {
@@ -146,16 +163,10 @@ fn rpm(recipe: &Recipe, lock: &Lock, own: Own, signer: &Signer) -> Result<OwnPac
     })
 }
 
-/// Whether a program is for machines of an architecture (`e_machine` of elf(5)).
-fn runs_on(program: &[u8], architecture: &str) -> bool {
-    const X86_64: u8 = 62;
-    const AARCH64: u8 = 183;
-    let machine = match architecture {
-        "amd64" | "x86_64" => X86_64,
-        "arm64" | "aarch64" => AARCH64,
-        _ => return false,
-    };
-    program.get(18..20) == Some(&[machine, 0])
+/// The processor of an architecture, by Debian's name or by RPM's.
+fn processor(architecture: &str) -> Option<Architecture> {
+    let mut known = Architecture::ALL.into_iter();
+    known.find(|known| [known.debian(), known.machine()].contains(&architecture))
 }
 
 fn builder(recipe: &Recipe, program: &[u8]) -> Own {
@@ -207,8 +218,8 @@ fn needed_libc(program: &[u8]) -> Option<String> {
 }
 
 /// The bootstrap with everything that an image has beside packages, as far as an existing machine may have it.
-fn bootstrap(recipe: &Recipe, lock: &Lock) -> Result<Own> {
-    let mut files = machine_files::of_every_machine(recipe, lock, Origin::Packages)?;
+fn bootstrap(recipe: &Recipe, lock: &Lock, program: &[u8]) -> Result<Own> {
+    let mut files = machine_files::of_every_machine(recipe, lock, Origin::Packages, program)?;
     // What packages find when they are configured. Files that an image gets afterwards replace those of packages, which a
     // package must not.
     let before = |file: &&File| {
@@ -296,13 +307,14 @@ mod tests {
     }
 
     #[test]
-    fn the_machines_that_a_program_is_for() {
-        let own = std::fs::read(SELF).unwrap();
-        let (here, other) = match cfg!(target_arch = "aarch64") {
-            true => (["arm64", "aarch64"], ["amd64", "x86_64"]),
-            false => (["amd64", "x86_64"], ["arm64", "aarch64"]),
-        };
-        assert!(here.iter().all(|name| runs_on(&own, name)));
-        assert!(!other.iter().any(|name| runs_on(&own, name)));
+    fn processors_have_names_of_debian_and_of_rpm() {
+        for (name, expected) in [
+            ("amd64", Some(Architecture::Amd64)),
+            ("x86_64", Some(Architecture::Amd64)),
+            ("aarch64", Some(Architecture::Arm64)),
+            ("i386", None),
+        ] {
+            assert_eq!(processor(name), expected, "{name}");
+        }
     }
 }

@@ -8,6 +8,7 @@ mod validating;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use images::architecture::Architecture;
 use images::pack::RootCompression;
 use offline_repo::layout::Layout;
 use offline_repo::signer::KeyKind;
@@ -38,7 +39,7 @@ pub struct RecipeFile {
     /// Where packages come from.
     #[serde(default, rename = "upstream")]
     pub upstreams: Vec<Upstream>,
-    /// Packages by group; `@GROUP` stands for all of another group.
+    /// Packages by group; `@GROUP` stands for all of another group, `{architecture}` in a name for the architecture.
     #[serde(default)]
     pub packages: BTreeMap<String, Vec<String>>,
     /// The offline repository.
@@ -314,6 +315,9 @@ pub struct Recipe {
     pub upstreams: Vec<Upstream>,
     /// Packages by group, never empty.
     pub packages: BTreeMap<String, Vec<String>>,
+    /// The same as written, with `{architecture}` in names.
+    #[serde(skip)]
+    groups: BTreeMap<String, Vec<String>>,
     /// Repository folder name.
     pub repository: String,
     /// Whether the image carries the repository.
@@ -398,6 +402,16 @@ impl Recipe {
     pub fn image_version(&self) -> &str {
         let own = self.image.version.as_deref();
         own.unwrap_or(env!("CARGO_PKG_VERSION"))
+    }
+
+    /// What images and machines of the recipe run on.
+    pub fn processor(&self) -> Result<Architecture> {
+        Architecture::of_debian(&self.architecture).ok_or_else(|| {
+            let message = format!("no images are made for {}", self.architecture);
+            let known = Architecture::ALL.map(Architecture::debian).join(" or ");
+            Diagnostic::invalid("FR-RECIPE-ARCHITECTURE", message)
+                .with_hint(format!("the recipe's architecture can be {known}"))
+        })
     }
 
     /// All package names, sorted and without repetition.

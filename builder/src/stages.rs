@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bootstrap::Catalogue;
+use images::architecture::Architecture;
 use images::tools::ToolsTree;
 use offline_repo::archive::Upstream;
 use offline_repo::cache::Cache;
@@ -164,6 +165,14 @@ pub fn tools(session: &Session, source: ToolsSource) -> Result<ToolsTree> {
     tools_of(session, "tools", source)
 }
 
+/// Name of the recipe of the tools tree that bakes and boots images for a processor.
+pub fn tools_recipe(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "tools",
+        Architecture::Arm64 => "tools-arm64",
+    }
+}
+
 /// The tree of programs that another recipe lists.
 pub fn tools_of(session: &Session, recipe: &str, source: ToolsSource) -> Result<ToolsTree> {
     let recipe = Recipe::load(recipe)?;
@@ -185,7 +194,7 @@ pub fn tools_of(session: &Session, recipe: &str, source: ToolsSource) -> Result<
         if source == ToolsSource::Present
             && !offline_repo::fetch::FetchPlan::new(&lock, &cache).is_empty()
         {
-            return Err(no_tools(&session.paths.tools));
+            return Err(no_tools(&session.paths.tools, &recipe));
         }
         interrupt::clean_on_interrupt(&session.paths.tools);
         let fetched =
@@ -203,10 +212,10 @@ pub fn tools_of(session: &Session, recipe: &str, source: ToolsSource) -> Result<
     })
 }
 
-/// The packages of the tools tree, for a repository that carries them.
-fn fetched_tools(session: &Session) -> Result<Fetched> {
-    let recipe = Recipe::load("tools")?;
-    let path = session.paths.tools.join("tools.lock");
+/// The packages of the tools tree of a recipe's images, for a repository that carries them.
+fn fetched_tools(session: &Session, recipe: &Recipe) -> Result<Fetched> {
+    let recipe = Recipe::load(tools_recipe(recipe.processor()?))?;
+    let path = session.paths.tools.join(format!("{}.lock", recipe.name));
     let lock = tools_lock(session, &recipe, &path)?;
     let cache = Cache::new(&session.paths.cache);
     interrupt::clean_on_interrupt(&session.paths.cache);
@@ -219,8 +228,9 @@ fn fetched_tools(session: &Session) -> Result<Fetched> {
 }
 
 /// The tools tree for a bake: the one on this host, else that of the packages which the repository carries.
-pub fn tools_for(session: &Session, repository: &Path) -> Result<ToolsTree> {
-    let missing = match tools(session, ToolsSource::Present) {
+pub fn tools_for(session: &Session, recipe: &Recipe, repository: &Path) -> Result<ToolsTree> {
+    let recipe = Recipe::load(tools_recipe(recipe.processor()?))?;
+    let missing = match tools_of(session, &recipe.name, ToolsSource::Present) {
         Ok(tree) => return Ok(tree),
         Err(error) => error,
     };
@@ -240,7 +250,7 @@ pub fn tools_for(session: &Session, repository: &Path) -> Result<ToolsTree> {
             )),
         };
         verified(&path, listed)?;
-        if !locks::fits(&lock, &Recipe::load("tools")?) {
+        if !locks::fits(&lock, &recipe) {
             return Err(Diagnostic::failed(
                 "FR-TOOLS-MISSING",
                 format!("{} is of another version of farrow", path.display()),
@@ -256,7 +266,7 @@ pub fn tools_for(session: &Session, repository: &Path) -> Result<ToolsTree> {
         interrupt::clean_on_interrupt(&session.paths.tools);
         let report = crate::bake::image_progress(stage);
         let tree = images::tools::ensure(&session.paths.tools, &packages, &report)?;
-        let own = session.paths.tools.join("tools.lock");
+        let own = session.paths.tools.join(format!("{}.lock", recipe.name));
         write_file(&own, lock.to_text().as_bytes(), 0o644)?;
         Ok(Done::made(tree))
     })
@@ -281,7 +291,7 @@ fn tools_lock(session: &Session, recipe: &Recipe, path: &Path) -> Result<Lock> {
 }
 
 fn present_lock(path: &Path, recipe: &Recipe) -> Result<Lock> {
-    let missing = || no_tools(path.parent().unwrap_or(path));
+    let missing = || no_tools(path.parent().unwrap_or(path), recipe);
     if !path.exists() {
         return Err(missing());
     }
@@ -292,7 +302,11 @@ fn present_lock(path: &Path, recipe: &Recipe) -> Result<Lock> {
     }
 }
 
-fn no_tools(folder: &Path) -> Diagnostic {
-    Diagnostic::failed("FR-TOOLS-MISSING", format!("no tools tree in {}", folder.display()))
-        .with_hint("run `farrow tools -- true` once where the archives can be reached; a bake itself opens no connection")
+fn no_tools(folder: &Path, recipe: &Recipe) -> Diagnostic {
+    let (of, option) = match recipe.name.as_str() {
+        "tools" => (String::new(), String::new()),
+        name => (format!(" of `{name}`"), format!(" --recipe {name}")),
+    };
+    Diagnostic::failed("FR-TOOLS-MISSING", format!("no tools tree{of} in {}", folder.display()))
+        .with_hint(format!("run `farrow tools{option} -- true` once where the archives can be reached; a bake itself opens no connection"))
 }

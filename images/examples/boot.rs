@@ -93,6 +93,7 @@ fn machine(n: usize, image: &Path, seed: Option<PathBuf>) -> Machine {
     let raw = image.extension().is_some_and(|e| e == "raw");
     Machine {
         name: format!("m{n}"),
+        architecture: images::architecture::Architecture::Amd64,
         cpus: std::env::var("BOOT_CPUS").map_or(2, |n| n.parse().unwrap_or(2)),
         memory_mib: 2048,
         image: image.to_owned(),

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use images::disk::{CONSOLES, DiskInput};
+use images::architecture::Architecture;
+use images::disk::DiskInput;
 use images::formats::Format;
 use images::manifest::Provenance;
 use images::progress::Progress;
@@ -32,7 +33,8 @@ fn main() {
             base: None,
         },
         repository: None,
-        kernel_arguments: CONSOLES.map(str::to_owned).to_vec(),
+        architecture: Architecture::Amd64,
+        kernel_arguments: Architecture::Amd64.consoles().map(str::to_owned).to_vec(),
         secure_boot: None,
         init: std::fs::read(init).unwrap_or_default(),
         epoch: 1_750_000_000,

@@ -82,6 +82,7 @@ fn input(folder: &Path) -> Result<RootInput> {
         scripts: Vec::new(),
         hostname: "localhost".into(),
         epoch: 1_790_000_000,
+        emulator: None,
         exclude_documentation: true,
     })
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::architecture::Architecture;
 use crate::error::{Error, Result};
 use crate::tools::ToolsTree;
 
@@ -78,6 +79,22 @@ struct Cached {
 }
 
 impl Accelerator {
+    /// What runs guests of `architecture` here. Only KVM of amd64 on amd64 is looked for: the guest that tries it out is
+    /// of that.
+    ///
+    /// # Errors
+    /// As [`Accelerator::detect`].
+    pub fn detect_for(
+        architecture: Architecture,
+        tools: &ToolsTree,
+        cache: &Path,
+    ) -> Result<Accelerator> {
+        match (architecture, Architecture::of_host()) {
+            (Architecture::Amd64, Some(Architecture::Amd64)) => Self::detect(tools, cache),
+            _ => Ok(Accelerator::Tcg),
+        }
+    }
+
     /// Finds out what this host can do, by running a guest of 136 bytes; remembered in `cache` until the next boot.
     ///
     /// # Errors
@@ -119,10 +136,16 @@ impl Accelerator {
     /// would only load KVM's modules. Translation also goes without a fifth level of page tables (a fifth less time
     /// in a guest's kernel, measured over a first boot), without SMAP and SMEP, which split its cache of addresses, and
     /// without ERMS and FSRM, which make kernel and C library copy byte by byte (a twelfth of a boot's processor time).
-    pub fn processor(self) -> &'static str {
-        match self {
-            Accelerator::Kvm => "max,svm=off,vmx=off",
-            Accelerator::Tcg => "max,svm=off,vmx=off,la57=off,smap=off,smep=off,erms=off,fsrm=off",
+    /// On arm64 it goes without pointer authentication, whose cipher QEMU computes for each call of a function, and
+    /// without vectors of variable length, whose registers the kernel saves at each change of processes.
+    pub fn processor(self, architecture: Architecture) -> &'static str {
+        match (architecture, self) {
+            (Architecture::Amd64, Accelerator::Kvm) => "max,svm=off,vmx=off",
+            (Architecture::Amd64, Accelerator::Tcg) => {
+                "max,svm=off,vmx=off,la57=off,smap=off,smep=off,erms=off,fsrm=off"
+            }
+            (Architecture::Arm64, Accelerator::Kvm) => "host",
+            (Architecture::Arm64, Accelerator::Tcg) => "max,pauth=off,sve=off,sme=off",
         }
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn assemble(
     layout: &Layout,
     parts: &Parts,
     esp: &Path,
-    bios: &Embedded,
+    bios: Option<&Embedded>,
 ) -> Result<()> {
     use std::os::unix::fs::FileExt;
     let io = |what| Error::io(what, path);
@@ -28,7 +28,9 @@ pub(crate) fn assemble(
         .open(path)
         .map_err(io("create"))?;
     partitions::write(layout, &mut disk, path)?;
-    disk.write_all_at(&bios.boot_code, 0).map_err(io("write"))?;
+    if let Some(bios) = bios {
+        disk.write_all_at(&bios.boot_code, 0).map_err(io("write"))?;
+    }
     for partition in &layout.partitions {
         let at = partition.start * SECTOR;
         let source = match partition.name.as_str() {
@@ -37,7 +39,8 @@ pub(crate) fn assemble(
             "var" => &parts.var,
             "repo" => parts.repository.as_deref().unwrap_or(esp),
             "bios" => {
-                disk.write_all_at(&bios.core, at).map_err(io("write"))?;
+                let core = bios.map_or(&[][..], |bios| &bios.core);
+                disk.write_all_at(core, at).map_err(io("write"))?;
                 continue;
             }
             "verity-a" => {

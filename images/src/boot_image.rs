@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::architecture::Architecture;
 use crate::disk::{DiskInput, Parts};
 use crate::error::{Error, Result};
 use crate::grub;
@@ -13,14 +14,11 @@ use crate::secure_boot::pe;
 use crate::tools::ToolsTree;
 use crate::uki;
 
-/// systemd-boot in the tools tree.
-const BOOT_LOADER: &str = "usr/lib/systemd/boot/efi/systemd-bootx64.efi";
-/// systemd's EFI stub in the tools tree.
-const STUB: &str = "usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-/// A panic restarts the machine after ten seconds, so that the boot loader may try another version. The kernel's check of
-/// the timer interrupt is left out, as it is on every hypervisor that the kernel knows: on a busy host that emulates the
-/// processor it ends in the panic "IO-APIC + timer doesn't work".
-const ALWAYS: [&str; 2] = ["panic=10", "no_timer_check"];
+/// A panic restarts the machine after ten seconds, so that the boot loader may try another version.
+const PANIC: &str = "panic=10";
+/// On amd64 the kernel's check of the timer interrupt is left out, as it is on every hypervisor that the kernel knows: on
+/// a busy host that emulates the processor it ends in the panic "IO-APIC + timer doesn't work".
+const NO_TIMER_CHECK: &str = "no_timer_check";
 
 /// The tree's kernel with absolute paths.
 pub(crate) fn find_kernel(root: &RootTree) -> Result<Kernel> {
@@ -41,18 +39,26 @@ pub(crate) struct BootFiles {
     pub(crate) loader: Vec<u8>,
     /// The unified kernel image, for UEFI.
     pub(crate) image: Vec<u8>,
-    /// For a BIOS: the kernel,
+    /// What GRUB starts, where there are machines with a BIOS.
+    pub(crate) bios: Option<BiosFiles>,
+}
+
+/// What GRUB starts.
+pub(crate) struct BiosFiles {
+    /// The kernel.
     pub(crate) kernel: Vec<u8>,
-    /// its initial file system,
+    /// Its initial file system.
     pub(crate) initrd: Vec<u8>,
-    /// and the file that tells GRUB its command line.
+    /// The file that tells GRUB its command line.
     pub(crate) entry: Vec<u8>,
 }
 
 impl BootFiles {
     /// Bytes that one version takes in the ESP.
     pub(crate) fn size(&self) -> u64 {
-        (self.image.len() + self.kernel.len() + self.initrd.len()) as u64
+        let bios = self.bios.as_ref();
+        let bios = bios.map_or(0, |bios| bios.kernel.len() + bios.initrd.len());
+        (self.image.len() + bios) as u64
     }
 }
 
@@ -77,7 +83,7 @@ pub(crate) fn build(
     };
     let linux = read(&kernel.image)?;
     let image = uki::build(
-        &read(&tools.root.join(STUB))?,
+        &read(&input.architecture.stub(&tools.root, &input.root.path)?)?,
         &uki::Parts {
             os_release: os_release.as_bytes(),
             command_line: &command_line,
@@ -86,12 +92,18 @@ pub(crate) fn build(
             kernel: &linux,
         },
     )?;
-    Ok(BootFiles {
-        loader: sign("the boot loader", read(&tools.root.join(BOOT_LOADER))?)?,
-        image: sign("the kernel image", image)?,
+    let bios = input.architecture.has_bios().then(|| BiosFiles {
         kernel: linux,
         initrd,
         entry: grub::entry(&command_line).into_bytes(),
+    });
+    let loader = input
+        .architecture
+        .boot_loader(&tools.root, &input.root.path)?;
+    Ok(BootFiles {
+        loader: sign("the boot loader", read(&loader)?)?,
+        image: sign("the kernel image", image)?,
+        bios,
     })
 }
 
@@ -102,7 +114,10 @@ fn command_line(input: &DiskInput, parts: &Parts) -> String {
         format!("farrow.var={}", parts.var_id.text()),
         format!("farrow.roothash={}", hex::encode(parts.tree.root_hash)),
     ];
-    words.extend(ALWAYS.map(str::to_owned));
+    words.push(PANIC.to_owned());
+    if input.architecture == Architecture::Amd64 {
+        words.push(NO_TIMER_CHECK.to_owned());
+    }
     words.extend(input.kernel_arguments.iter().cloned());
     words.join(" ")
 }

@@ -27,11 +27,13 @@ const IDENTITY: &str = "/usr/lib/farrow/image.json";
 const KERNELS: &str = "::/EFI/Linux";
 
 /// Partition types: UEFI specification 2.10, section 5.3.3, and the Discoverable Partitions specification.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 8] = [
     ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "esp"),
     ("21686148-6449-6e6f-744e-656564454649", "bios-boot"),
     ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "root-x86-64"),
     ("2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "root-x86-64-verity"),
+    ("b921b045-1df0-41c3-af44-4c6f280d3fae", "root-arm64"),
+    ("df3300ce-d69f-4c92-978c-9bfb0f38d820", "root-arm64-verity"),
     ("0fc63daf-8483-4772-8e79-3d69d8477de4", "linux-generic"),
     ("4d21b016-b534-45c2-a9fb-5c16e091fd2d", "var"),
 ];

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::architecture::Architecture;
 use crate::assemble;
 use crate::boot_image::{self, BootFiles};
 use crate::error::{Error, Result};
@@ -24,8 +25,6 @@ use crate::verity::{self, HashTree};
 const UPGRADE: &str = "upgrade";
 /// How the names of unfinished folders begin.
 const TEMPORARY: &str = ".unfinished-";
-/// Arguments that let an image talk to a screen and a serial line.
-pub const CONSOLES: [&str; 2] = ["console=tty0", "console=ttyS0,115200"];
 /// A root slot is a quarter larger than its first content, for later versions; whole multiples of this many bytes.
 const SLOT_STEP: u64 = 16 << 20;
 
@@ -45,11 +44,13 @@ pub struct DiskInput {
     pub name: String,
     /// Version: letters, digits, dots, dashes, tildes.
     pub version: String,
+    /// What the image runs on.
+    pub architecture: Architecture,
     /// Root tree, with a kernel.
     pub root: RootTree,
     /// Repository to embed.
     pub repository: Option<Repository>,
-    /// Further kernel arguments, for example [`CONSOLES`].
+    /// Further kernel arguments, for example [`Architecture::consoles`].
     pub kernel_arguments: Vec<String>,
     /// Whose key signs the boot loader and the kernel image.
     pub secure_boot: Option<Signer>,
@@ -136,11 +137,14 @@ pub fn build(
         make_esp(input, &boot, tools, work.path())
     })?;
     let layout = parts.layout(input, esp::size(boot.size()))?;
-    let bios = grub::build(tools, work.path(), layout.partitions[0].start)?;
+    let bios = match input.architecture.has_bios() {
+        true => Some(grub::build(tools, work.path(), layout.partitions[0].start)?),
+        false => None,
+    };
     let raw = work.path().join("disk.raw");
     let esp = work.path().join("esp.img");
     stage(progress, "image/disk", || {
-        assemble::assemble(&raw, &layout, &parts, &esp, &bios)
+        assemble::assemble(&raw, &layout, &parts, &esp, bios.as_ref())
     })?;
     let manifest = out.join(format!("{}.manifest.json", input.name));
     withdraw(&manifest)?;
@@ -262,14 +266,15 @@ impl Parts {
             unique,
             bytes,
         };
-        let mut wishes = vec![
-            wish("bios", Role::BiosBoot, id("bios"), grub::PARTITION_BYTES),
+        let bios = wish("bios", Role::BiosBoot, id("bios"), grub::PARTITION_BYTES);
+        let mut wishes = Vec::from_iter(input.architecture.has_bios().then_some(bios));
+        wishes.extend([
             wish("esp", Role::Esp, id("esp"), esp),
             wish("root-a", Role::Root, self.root_id, slot),
             wish("verity-a", Role::Verity, self.verity_id, hashes),
             wish("root-b", Role::Reserved, id("root-b"), slot),
             wish("verity-b", Role::Reserved, id("verity-b"), hashes),
-        ];
+        ]);
         if let Some(repository) = &self.repository {
             wishes.push(wish(
                 "repo",
@@ -279,21 +284,26 @@ impl Parts {
             ));
         }
         wishes.push(wish("var", Role::Var, self.var_id, length(&self.var)?));
-        Ok(partitions::lay_out(id("disk"), &wishes))
+        Ok(partitions::lay_out(id("disk"), input.architecture, &wishes))
     }
 }
 
 fn pieces<'a>(parts: &'a Parts, boot: &'a BootFiles, root_hash: &'a str) -> Pieces<'a> {
+    let mut pieces = vec![
+        ("root", Piece::File(&parts.root)),
+        ("verity", Piece::Bytes(&parts.tree.bytes)),
+        ("linux.efi", Piece::Bytes(&boot.image)),
+    ];
+    if let Some(bios) = &boot.bios {
+        pieces.extend([
+            ("vmlinuz", Piece::Bytes(&bios.kernel)),
+            ("initrd", Piece::Bytes(&bios.initrd)),
+            ("entry.cfg", Piece::Bytes(&bios.entry)),
+        ]);
+    }
     Pieces {
         root_hash,
-        pieces: vec![
-            ("root", Piece::File(&parts.root)),
-            ("verity", Piece::Bytes(&parts.tree.bytes)),
-            ("linux.efi", Piece::Bytes(&boot.image)),
-            ("vmlinuz", Piece::Bytes(&boot.kernel)),
-            ("initrd", Piece::Bytes(&boot.initrd)),
-            ("entry.cfg", Piece::Bytes(&boot.entry)),
-        ],
+        pieces,
     }
 }
 
@@ -306,6 +316,7 @@ fn make_esp(input: &DiskInput, boot: &BootFiles, tools: &ToolsTree, work: &Path)
     let content = esp::Content {
         name: &format!("{}_{}", input.name, input.version),
         boot,
+        architecture: input.architecture,
         volume: u32::from_be_bytes([volume[0], volume[1], volume[2], volume[3]]),
         epoch: input.epoch,
     };
@@ -327,6 +338,7 @@ pub(crate) mod tests {
         DiskInput {
             name: "pigsty".to_owned(),
             version: "1.0".to_owned(),
+            architecture: Architecture::Amd64,
             root: RootTree {
                 path: PathBuf::new(),
                 digest: String::new(),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::architecture::Architecture;
 use crate::qemu_error::MachineError;
 
 /// Result with this crate's [`Error`].
@@ -44,6 +45,14 @@ pub enum Error {
         file: &'static str,
         /// The user's name, or number if it has none.
         user: String,
+    },
+    /// Programs of another processor cannot be run.
+    #[error("this host does not run programs of {}: {reason}", architecture.debian())]
+    Emulation {
+        /// Whose programs.
+        architecture: Architecture,
+        /// Why not.
+        reason: String,
     },
     /// A program in the sandbox ended with a failure.
     #[error("{program} failed with {status}{}", quoted_tail(stderr))]
@@ -163,6 +172,7 @@ impl Error {
             Error::Sandbox { .. } => "FR-SANDBOX",
             Error::MissingHostProgram { .. } => "FR-SANDBOX-PROGRAM",
             Error::MissingIdRange { .. } => "FR-SANDBOX-IDS",
+            Error::Emulation { .. } => "FR-SANDBOX-EMULATION",
             Error::Program { .. } => "FR-IMAGE-PROGRAM",
             Error::Script { .. } => "FR-IMAGE-SCRIPT",
             Error::Package { .. } => "FR-IMAGE-PACKAGE",
@@ -200,6 +210,10 @@ impl Error {
             Error::Script { log, .. } => Some(format!(
                 "all that dpkg said is in {} until the next bake",
                 log.display()
+            )),
+            Error::Emulation { architecture, .. } => Some(format!(
+                "it takes Linux 6.7 or later, built with CONFIG_BINFMT_MISC; on an older one, install the package `qemu-user-binfmt` on the host (Debian 13; before, and on Ubuntu, `qemu-user-static`), which registers {} with the kernel",
+                architecture.interpreter()
             )),
             Error::Package { .. } => {
                 Some("fetch the package again; its content must match the lock".to_owned())

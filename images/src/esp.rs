@@ -1,16 +1,16 @@
 //! The EFI system partition: boot loader, its configuration, the unified kernel image, and what GRUB starts when the firmware
 //! is a BIOS.
 
+use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
+use crate::architecture::Architecture;
 use crate::boot_image::BootFiles;
 use crate::error::{Error, Result};
 use crate::grub;
 use crate::tools::ToolsTree;
 
-/// Where firmware looks without being told, and where updates by the boot loader's own tools go.
-const BOOT_LOADER_PLACES: [&str; 2] = ["EFI/BOOT/BOOTX64.EFI", "EFI/systemd/systemd-bootx64.efi"];
 /// The newest version boots at once; holding a key while the firmware starts shows the menu.
 const LOADER_CONFIGURATION: &str = "timeout 0\neditor no\n";
 /// Room for three versions beside the boot loaders: the running one, the next, and one being written.
@@ -34,6 +34,8 @@ pub(crate) struct Content<'a> {
     pub(crate) name: &'a str,
     /// What is booted.
     pub(crate) boot: &'a BootFiles,
+    /// What the boot loader runs on.
+    pub(crate) architecture: Architecture,
     /// Volume id.
     pub(crate) volume: u32,
     /// Time of all files, seconds since 1970.
@@ -76,44 +78,49 @@ pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result
         ],
         None,
     )?;
+    let mut folders = vec!["esp/EFI", "esp/farrow", "esp/grub", "esp/loader"];
+    if content.boot.bios.is_none() {
+        folders.retain(|folder| !["esp/farrow", "esp/grub"].contains(folder));
+    }
     // -m takes over the times of files and folders.
-    sandbox.run(
-        &[
-            "mcopy",
-            "-m",
-            "-s",
-            "-i",
-            "esp.img",
-            "esp/EFI",
-            "esp/farrow",
-            "esp/grub",
-            "esp/loader",
-            "::/",
-        ],
-        None,
-    )?;
+    let copy = ["mcopy", "-m", "-s", "-i", "esp.img"];
+    sandbox.run(&[&copy[..], &folders[..], &["::/"][..]].concat(), None)?;
     Ok(())
+}
+
+/// GRUB's configuration and what it starts, by path.
+fn bios_files<'a>(content: &Content<'a>) -> Vec<(String, Cow<'a, [u8]>)> {
+    let Some(boot) = &content.boot.bios else {
+        return Vec::new();
+    };
+    let own = |file: &str| format!("farrow/{}/{file}", content.name);
+    let environment = grub::environment(&[("farrow_default", content.name)]);
+    vec![
+        (
+            "grub/grub.cfg".into(),
+            grub::CONFIGURATION.as_bytes().into(),
+        ),
+        ("grub/grubenv".into(), environment.into()),
+        (own("vmlinuz"), (&boot.kernel[..]).into()),
+        (own("initrd"), (&boot.initrd[..]).into()),
+        (own("entry.cfg"), (&boot.entry[..]).into()),
+    ]
 }
 
 /// Writes the files as they are to be in the file system, all of the same time.
 fn stage(content: &Content, folder: &Path) -> Result<()> {
+    let places = content.architecture.boot_loader_places();
     let boot = content.boot;
     let image = format!("EFI/Linux/{}.efi", content.name);
-    let bios = |file: &str| format!("farrow/{}/{file}", content.name);
-    let (kernel, initrd, entry) = (bios("vmlinuz"), bios("initrd"), bios("entry.cfg"));
-    let environment = grub::environment(&[("farrow_default", content.name)]);
+    let bios = bios_files(content);
     let mut files: Vec<(&str, &[u8])> = vec![
         ("loader/loader.conf", LOADER_CONFIGURATION.as_bytes()),
         // systemd's bootctl takes it as the sign of a partition with boot loader entries.
         ("loader/entries.srel", b"type1\n"),
         (&image, &boot.image),
-        ("grub/grub.cfg", grub::CONFIGURATION.as_bytes()),
-        ("grub/grubenv", &environment),
-        (&kernel, &boot.kernel),
-        (&initrd, &boot.initrd),
-        (&entry, &boot.entry),
     ];
-    files.extend(BOOT_LOADER_PLACES.map(|place| (place, &boot.loader[..])));
+    files.extend(bios.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])));
+    files.extend(places.iter().map(|place| (place.as_str(), &boot.loader[..])));
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(content.epoch);
     let dated = |path: &Path| fs::File::open(path)?.set_modified(time);
     for (name, bytes) in &files {

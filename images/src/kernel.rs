@@ -14,8 +14,9 @@ const ALWAYS: [&str; 4] = ["dm_verity", "erofs", "overlay", "ext4"];
 
 /// Loaded when their device is there. The order is the order of trials: an accelerated hash before it is used, drivers
 /// of virtual machines first, and last the controllers that every emulated PC has whether the root is there or not.
-const FOR_DEVICES: [&str; 15] = [
+const FOR_DEVICES: [&str; 16] = [
     "sha256_ssse3",
+    "sha2_ce",
     "virtio_pci",
     "virtio_blk",
     "nvme",

@@ -1,6 +1,7 @@
 //! Machine images: root trees, partitions, formats, manifests, and a QEMU runner.
 
 pub mod accel;
+pub mod architecture;
 mod assemble;
 mod boot_image;
 pub mod container;
@@ -11,6 +12,7 @@ mod cpio;
 pub mod deb;
 pub mod differences;
 pub mod disk;
+pub mod emulation;
 pub mod error;
 pub mod esp;
 mod files;
@@ -27,7 +29,7 @@ pub mod process;
 pub mod progress;
 pub mod qemu;
 pub mod qemu_command;
-mod qemu_disks;
+pub mod qemu_disks;
 pub mod qemu_error;
 pub mod qemu_fleet;
 pub mod qemu_machine;

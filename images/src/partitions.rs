@@ -6,11 +6,13 @@
 //! grows the last partition, so that a power cut never leaves a torn table.
 
 use std::fs::File;
+use std::io::{Cursor, Read, Seek};
 use std::path::Path;
 
 use gptman::{GPT, GPTPartitionEntry};
 use sha2::{Digest, Sha256};
 
+use crate::architecture::Architecture;
 use crate::error::{Error, Result};
 
 /// Bytes of a sector.
@@ -100,19 +102,19 @@ pub enum Role {
 
 impl Role {
     /// Partition type.
-    fn kind(self, name: &str) -> Guid {
+    fn kind(self, name: &str, architecture: Architecture) -> Guid {
         let text = match self {
-            Role::BiosBoot => "2168614864496e6f744e656564454649",
-            Role::Esp => "c12a7328f81f11d2ba4b00a0c93ec93b",
-            Role::Reserved if name.starts_with("verity") => "2c7357edebd246d9aec123d437ec2bf5",
-            Role::Root | Role::Reserved => "4f68bce3e8cd4db196e7fbcaf984b709",
-            Role::Verity => "2c7357edebd246d9aec123d437ec2bf5",
-            Role::Repository => "0fc63daf848347728e793d69d8477de4",
-            Role::Var => "4d21b016b53445c2a9fb5c16e091fd2d",
+            Role::BiosBoot => "21686148-6449-6e6f-744e-656564454649",
+            Role::Esp => "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+            Role::Reserved if name.starts_with("verity") => architecture.verity_type(),
+            Role::Root | Role::Reserved => architecture.root_type(),
+            Role::Verity => architecture.verity_type(),
+            Role::Repository => "0fc63daf-8483-4772-8e79-3d69d8477de4",
+            Role::Var => "4d21b016-b534-45c2-a9fb-5c16e091fd2d",
         };
         let mut bytes = [0; 16];
         // The texts above are constants; their length is checked by the tests.
-        let _ = hex::decode_to_slice(text, &mut bytes);
+        let _ = hex::decode_to_slice(text.replace('-', ""), &mut bytes);
         Guid(bytes)
     }
 
@@ -168,7 +170,7 @@ pub struct Layout {
 }
 
 /// Places the partitions one behind the other.
-pub fn lay_out(disk: Guid, wishes: &[Wish]) -> Layout {
+pub fn lay_out(disk: Guid, architecture: Architecture, wishes: &[Wish]) -> Layout {
     let mut start = ALIGNMENT;
     let mut partitions = Vec::new();
     for wish in wishes {
@@ -179,7 +181,7 @@ pub fn lay_out(disk: Guid, wishes: &[Wish]) -> Layout {
             .next_multiple_of(ALIGNMENT);
         partitions.push(Partition {
             name: wish.name.to_owned(),
-            kind: wish.role.kind(wish.name),
+            kind: wish.role.kind(wish.name, architecture),
             unique: wish.unique,
             start,
             sectors,
@@ -229,12 +231,24 @@ pub fn write(layout: &Layout, file: &mut File, path: &Path) -> Result<()> {
 /// # Errors
 /// When there is no valid table.
 pub fn read(file: &mut File, path: &Path) -> Result<Layout> {
+    let sectors = file.metadata().map_err(Error::io("read", path))?.len() / SECTOR;
+    parse(file, sectors, path)
+}
+
+/// Reads the table of a disk from the disk's first MiB.
+///
+/// # Errors
+/// When there is no valid table.
+pub fn read_start(start: &[u8], path: &Path) -> Result<Layout> {
+    parse(&mut Cursor::new(start), u64::MAX, path)
+}
+
+fn parse(disk: &mut (impl Read + Seek), sectors: u64, path: &Path) -> Result<Layout> {
     let table = |reason: String| Error::Table {
         path: path.to_owned(),
         reason,
     };
-    let sectors = file.metadata().map_err(Error::io("read", path))?.len() / SECTOR;
-    let gpt = GPT::read_from(file, SECTOR).map_err(|e| table(e.to_string()))?;
+    let gpt = GPT::read_from(disk, SECTOR).map_err(|e| table(e.to_string()))?;
     let mut partitions = Vec::new();
     for (_, entry) in gpt.iter().filter(|(_, entry)| entry.is_used()) {
         let length = entry.size().map_err(|e| table(e.to_string()))?;
@@ -276,7 +290,7 @@ mod tests {
             wish("verity-a", Role::Verity, 1),
             wish("var", Role::Var, 2),
         ];
-        lay_out(Guid::derived(&seed, "disk"), &wishes)
+        lay_out(Guid::derived(&seed, "disk"), Architecture::Arm64, &wishes)
     }
 
     #[test]
@@ -292,22 +306,32 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         write(&layout, &mut file, Path::new("disk")).unwrap();
         assert_eq!(read(&mut file, Path::new("disk")).unwrap(), layout);
+        let mut start = vec![0; 1 << 20];
+        file.rewind().unwrap();
+        file.read_exact(&mut start).unwrap();
+        let layout = read_start(&start, Path::new("disk")).unwrap();
+        assert_eq!(Architecture::of_disk(&layout), Some(Architecture::Arm64));
+        assert!(read_start(&start[..1000], Path::new("disk")).is_err());
     }
 
     #[test]
     fn ids_are_in_text_order() {
-        assert_eq!(
-            Role::Esp.kind("").text(),
-            "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
-        );
-        assert_eq!(
-            Role::BiosBoot.kind("").text(),
-            "21686148-6449-6e6f-744e-656564454649"
-        );
-        assert_eq!(
-            Role::Reserved.kind("verity-b"),
-            Role::Verity.kind("verity-a")
-        );
+        for architecture in Architecture::ALL {
+            let kind = |role: Role, name| role.kind(name, architecture);
+            assert_eq!(
+                kind(Role::Esp, "").text(),
+                "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
+            );
+            assert_eq!(
+                kind(Role::BiosBoot, "").text(),
+                "21686148-6449-6e6f-744e-656564454649"
+            );
+            assert_eq!(kind(Role::Root, "").text(), architecture.root_type());
+            assert_eq!(
+                kind(Role::Reserved, "verity-b"),
+                kind(Role::Verity, "verity-a")
+            );
+        }
         let id = Guid::derived(&[0; 32], "x").text();
         assert_eq!((id.len(), &id[14..15]), (36, "8"));
         assert_eq!(

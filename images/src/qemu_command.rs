@@ -1,6 +1,7 @@
 //! QEMU's command line for a machine. Nothing here touches the host.
 
 use crate::accel::Accelerator;
+use crate::architecture::Architecture;
 pub use crate::qemu_machine::{
     DiskBus, DiskCache, Firmware, Forward, ImageFormat, Machine, Protocol,
 };
@@ -14,9 +15,27 @@ pub(crate) const SWITCH_DIR: &str = "/run/switch";
 /// Where QEMU sees the image below the overlay.
 pub(crate) const IMAGE_FILE: &str = "/run/image/base";
 
-/// Debian's OVMF: firmware code, and the variable store that is copied for each machine.
-pub(crate) const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-pub(crate) const OVMF_VARS: &str = "usr/share/OVMF/OVMF_VARS_4M.fd";
+/// Files of UEFI firmware in the tools tree.
+pub(crate) struct FirmwareFiles {
+    /// Path of the code, for QEMU.
+    code: &'static str,
+    /// Path of the variable store below the tools tree; it is copied for each machine.
+    pub(crate) variables: &'static str,
+}
+
+/// Debian's OVMF and AAVMF.
+pub(crate) fn firmware(architecture: Architecture) -> FirmwareFiles {
+    match architecture {
+        Architecture::Amd64 => FirmwareFiles {
+            code: "/usr/share/OVMF/OVMF_CODE_4M.fd",
+            variables: "usr/share/OVMF/OVMF_VARS_4M.fd",
+        },
+        Architecture::Arm64 => FirmwareFiles {
+            code: "/usr/share/AAVMF/AAVMF_CODE.no-secboot.fd",
+            variables: "usr/share/AAVMF/AAVMF_VARS.fd",
+        },
+    }
+}
 
 /// The firmware that enforces Secure Boot. It keeps its variables where only code in the processor's system management
 /// mode gets at them.
@@ -25,15 +44,22 @@ const OVMF_SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
 /// The SMBIOS string (type 11) whose value systemd-stub adds to the kernel's command line (systemd-stub(7)).
 const KERNEL_EXTRA: &str = "io.systemd.stub.kernel-cmdline-extra";
 
-/// What spares a translated kernel work or errors. `mitigations=off`: the guest shares its processor with nobody.
-/// `tsc=reliable`: on a busy host the kernel otherwise finds the time stamp counter skewed and falls back to a timer
-/// that costs an exit for each look at the clock. `no_timer_check`: the same for the start. `init_on_alloc=0`,
-/// `cryptomgr.notests=1`, `cgroup.memory=nokmem`: memory that is about to be written anyway is not cleared before, ciphers
+/// What spares a translated kernel work. `init_on_alloc=0`, `cryptomgr.notests=1`, `cgroup.memory=nokmem`: memory that is about to be written anyway is not cleared before, ciphers
 /// do not test themselves, the kernel's own memory is not charged to units (9, 4 and 4 % of all processor time until the
 /// login prompt, measured in pairs). `modules_load=`: the network's driver
 /// before the coldplug of all devices, at whose end it comes otherwise, ten seconds later.
-const TCG_KERNEL_ARGUMENTS: &str = "mitigations=off tsc=reliable no_timer_check init_on_alloc=0 \
-    cryptomgr.notests=1 cgroup.memory=nokmem modules_load=virtio_net";
+const TCG_KERNEL_ARGUMENTS: &str =
+    "init_on_alloc=0 cryptomgr.notests=1 cgroup.memory=nokmem modules_load=virtio_net";
+
+/// `mitigations=off`: the guest shares its processor with nobody. `tsc=reliable`: on a busy host the kernel otherwise finds
+/// the time stamp counter skewed and falls back to a timer that costs an exit for each look at the clock.
+/// `no_timer_check`: the same for the start.
+fn own_kernel_arguments(architecture: Architecture) -> &'static str {
+    match architecture {
+        Architecture::Amd64 => "mitigations=off tsc=reliable no_timer_check",
+        Architecture::Arm64 => "mitigations=off",
+    }
+}
 
 /// The virtio port on which a machine reports its status, one JSON document a line.
 pub const STATUS_PORT: &str = "farrow.status";
@@ -61,7 +87,8 @@ impl Machine {
         switch: bool,
     ) -> Vec<String> {
         let mut line = Line::default();
-        line.flags(&["qemu-system-x86_64", "-nodefaults", "-no-user-config"]);
+        let program = format!("qemu-system-{}", self.architecture.machine());
+        line.flags(&[&program, "-nodefaults", "-no-user-config"]);
         line.option("-name", &self.name);
         line.option("-display", "none");
         self.add_processor(&mut line, accelerator, tsc_khz);
@@ -76,21 +103,18 @@ impl Machine {
             Firmware::SecureBoot(_) => "on",
             Firmware::Uefi | Firmware::Bios => "off",
         };
-        line.option(
-            "-machine",
-            &format!(
-                "q35,smm={smm},vmport=off,hpet=off,usb=off,sata=off,smbus=off,dump-guest-core=off"
-            ),
-        );
+        line.option("-machine", &machine_type(self.architecture, smm));
         line.option("-accel", accelerator.option());
-        line.option("-cpu", accelerator.processor());
+        line.option("-cpu", accelerator.processor(self.architecture));
         line.option("-smp", &self.cpus.to_string());
         line.option("-m", &self.memory_mib.to_string());
         line.option("-rtc", "base=utc");
         line.option("-device", "virtio-rng-pci");
         if accelerator == Accelerator::Tcg {
-            let rate = tsc_khz.map_or_else(String::new, |khz| format!(" tsc_early_khz={khz}"));
-            let value = format!("type=11,value={KERNEL_EXTRA}={TCG_KERNEL_ARGUMENTS}{rate}");
+            let own = own_kernel_arguments(self.architecture);
+            let rate = tsc_khz.filter(|_| self.architecture == Architecture::Amd64);
+            let rate = rate.map_or_else(String::new, |khz| format!(" tsc_early_khz={khz}"));
+            let value = format!("type=11,value={KERNEL_EXTRA}={own} {TCG_KERNEL_ARGUMENTS}{rate}");
             line.option("-smbios", &value);
         }
     }
@@ -129,7 +153,7 @@ impl Machine {
     fn add_firmware(&self, line: &mut Line) {
         let code = match self.firmware {
             Firmware::Bios => return,
-            Firmware::Uefi => OVMF_CODE,
+            Firmware::Uefi => firmware(self.architecture).code,
             Firmware::SecureBoot(_) => {
                 line.option("-global", "driver=cfi.pflash01,property=secure,value=on");
                 OVMF_SECURE_CODE
@@ -164,6 +188,17 @@ impl Machine {
             );
             line.network("private", &self.mac_private);
         }
+    }
+}
+
+/// QEMU's machine without devices that nothing uses. `virt` sends interrupts of PCI devices as messages to version 3 of
+/// the interrupt controller, as cloud machines do.
+fn machine_type(architecture: Architecture, smm: &str) -> String {
+    match architecture {
+        Architecture::Amd64 => format!(
+            "q35,smm={smm},vmport=off,hpet=off,usb=off,sata=off,smbus=off,dump-guest-core=off"
+        ),
+        Architecture::Arm64 => "virt,gic-version=3,dump-guest-core=off".to_owned(),
     }
 }
 
@@ -275,14 +310,28 @@ mod tests {
         let machine = machine();
         let words =
             machine.command_line(Accelerator::Tcg, Some(2_000_000), &machine.forwards, true);
-        let mut text = String::new();
-        for word in &words {
-            let separator = if word.starts_with('-') { "\n" } else { " " };
-            text.push_str(separator);
-            text.push_str(word);
-        }
         let golden = include_str!("../tests/golden/qemu-command.txt");
-        assert_eq!(text.trim(), golden.trim(), "\n{text}\n");
+        assert_eq!(shown(&words).trim(), golden.trim());
+    }
+
+    fn shown(words: &[String]) -> String {
+        let separated = words.iter().map(|word| match word.starts_with('-') {
+            true => format!("\n{word}"),
+            false => format!(" {word}"),
+        });
+        separated.collect()
+    }
+
+    #[test]
+    fn on_arm64_it_is_this_one() {
+        let machine = Machine {
+            architecture: Architecture::Arm64,
+            ..machine()
+        };
+        let words =
+            machine.command_line(Accelerator::Tcg, Some(2_000_000), &machine.forwards, true);
+        let golden = include_str!("../tests/golden/qemu-command-arm64.txt");
+        assert_eq!(shown(&words).trim(), golden.trim());
     }
 
     #[test]

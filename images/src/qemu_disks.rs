@@ -4,9 +4,11 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
+use crate::architecture::Architecture;
 use crate::error::{Error, Result};
+use crate::partitions;
 use crate::qemu_command::{self as command, file};
-use crate::qemu_machine::{Firmware, Machine};
+use crate::qemu_machine::{Firmware, ImageFormat, Machine};
 use crate::secure_boot::variables;
 use crate::tools::ToolsTree;
 
@@ -40,6 +42,40 @@ pub(crate) fn prepare(machine: &Machine, folder: &Path, tools: &ToolsTree) -> Re
     Ok(())
 }
 
+/// What an image runs on, from its partition table; none when it is no image of ours.
+///
+/// # Errors
+/// Failures of files and tools; an image that cannot be read is none of ours.
+pub fn architecture(
+    image: &Path,
+    format: ImageFormat,
+    tools: &ToolsTree,
+) -> Result<Option<Architecture>> {
+    let work = tempfile::tempdir().map_err(Error::io("create in", std::env::temp_dir()))?;
+    let sandbox = tools
+        .sandbox()
+        .map_ids(false)
+        .bind(work.path(), command::MACHINE_DIR)
+        .bind_ro(image, command::IMAGE_FILE);
+    let target = command::inside("start");
+    let (from, to) = (
+        format!("if={}", command::IMAGE_FILE),
+        format!("of={target}"),
+    );
+    let format = format.name();
+    let argv = [
+        "qemu-img", "dd", "-f", format, "-O", "raw", "bs=1M", "count=1", &from, &to,
+    ];
+    match sandbox.run(&argv, None) {
+        Err(Error::Program { .. }) => return Ok(None),
+        other => other?,
+    };
+    let path = work.path().join("start");
+    let start = fs::read(&path).map_err(Error::io("read", &path))?;
+    let layout = partitions::read_start(&start, image).ok();
+    Ok(layout.and_then(|layout| Architecture::of_disk(&layout)))
+}
+
 fn create_disk(
     machine: &Machine,
     folder: &Path,
@@ -69,7 +105,7 @@ fn create_disk(
 
 /// The firmware's variables of a machine that was never on.
 fn variables(machine: &Machine, tools: &ToolsTree) -> Result<Vec<u8>> {
-    let path = tools.root.join(command::OVMF_VARS);
+    let path = (tools.root).join(command::firmware(machine.architecture).variables);
     let empty = fs::read(&path).map_err(Error::io("read", &path))?;
     match &machine.firmware {
         Firmware::SecureBoot(certificate) => variables::with_certificate(&empty, certificate)

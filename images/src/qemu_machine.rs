@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::architecture::Architecture;
 use crate::qemu_error::{MachineError, check_name};
 
 /// Format of the image below the overlay.
@@ -99,6 +100,8 @@ pub struct Forward {
 pub struct Machine {
     /// Name: its folder, its port at the switch.
     pub name: String,
+    /// What it is.
+    pub architecture: Architecture,
     /// Virtual processors.
     pub cpus: u32,
     /// Memory, in MiB.
@@ -166,6 +169,7 @@ fn is_mac(text: &str) -> bool {
 pub(crate) fn example() -> Machine {
     Machine {
         name: "meta".to_owned(),
+        architecture: Architecture::Amd64,
         cpus: 2,
         memory_mib: 2048,
         image: PathBuf::from("/images/pigsty.qcow2"),

@@ -155,6 +155,7 @@ fn complete_tree(
     let tree = work.join(store::TREE);
     Sandbox::new(&base.path)
         .read_only()
+        .emulator(input.emulator.clone())
         .bind(&cache, seen)
         .run(
             &[

@@ -12,6 +12,7 @@
 //! of the same mechanism: only the user namespace is entered and Rust code runs in it.
 
 pub(crate) mod container;
+mod emulation;
 mod enter;
 mod filter;
 mod groups;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use join::spawn_in;
 
+use crate::emulation::Emulator;
 use crate::error::{Error, Result};
 use crate::process::{self, Child, Output};
 
@@ -91,6 +93,8 @@ pub struct Sandbox {
     /// Whether `fsync` and its kin return success without doing anything: for trees that are thrown away when
     /// the build is interrupted.
     pub ignore_sync: bool,
+    /// Who runs the tree's programs when they are of another processor.
+    pub emulator: Option<Emulator>,
 }
 
 impl Sandbox {
@@ -118,6 +122,7 @@ impl Sandbox {
             ids: Ids::Mapped,
             kvm: false,
             ignore_sync: false,
+            emulator: None,
         }
     }
 
@@ -189,6 +194,12 @@ impl Sandbox {
         self
     }
 
+    /// Has the tree's programs run by an emulator; none: by this processor.
+    pub fn emulator(mut self, emulator: Option<Emulator>) -> Self {
+        self.emulator = emulator;
+        self
+    }
+
     /// Runs a program to its end and returns what it wrote.
     ///
     /// # Errors
@@ -229,6 +240,9 @@ impl Sandbox {
         sandbox.root = canonical(&self.root)?;
         for bind in &mut sandbox.binds {
             bind.source = canonical(&bind.source)?;
+        }
+        if let Some(emulator) = &mut sandbox.emulator {
+            emulator.program = canonical(&emulator.program)?;
         }
         Ok(sandbox)
     }
@@ -349,10 +363,11 @@ impl Message {
 
     /// The error that a message carried; an unknown code becomes the sandbox's own.
     pub(crate) fn into_error(code: &str, message: String, hint: Option<String>) -> Error {
-        const CODES: [&str; 6] = [
+        const CODES: [&str; 7] = [
             "FR-IMAGE-IO",
             "FR-SANDBOX-PROGRAM",
             "FR-SANDBOX-IDS",
+            "FR-SANDBOX-EMULATION",
             "FR-IMAGE-PROGRAM",
             "FR-IMAGE-PACKAGE",
             "FR-IMAGE-TREE",

@@ -21,8 +21,8 @@ const STAGE: &str = "tools/unpack";
 const FORMAT: &str = "farrow tools tree 1\n";
 /// How the names of unfinished trees begin.
 const TEMPORARY: &str = ".unfinished-";
-/// Trees that are kept beside the one in use, for older locks.
-const KEPT: usize = 2;
+/// Trees that are kept beside the one in use: for older locks, and of other recipes.
+const KEPT: usize = 4;
 
 /// A tree of programs.
 #[derive(Debug, Clone, PartialEq, Eq)]

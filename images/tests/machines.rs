@@ -67,6 +67,7 @@ fn machine(folder: &Path, host_port: u16) -> Machine {
     file.set_len(1 << 20).expect("a megabyte of room");
     Machine {
         name: "m".to_owned(),
+        architecture: images::architecture::Architecture::Amd64,
         cpus: 1,
         memory_mib: 256,
         image,

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use images::architecture::Architecture;
+use images::emulation::Emulator;
 use images::error::Error;
 use images::sandbox::{Network, Sandbox, remove_tree, run_if_requested};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -23,7 +25,7 @@ fn main() {
         _ => {}
     }
     let arguments = Arguments::from_args();
-    let tests: [(&str, Check); 10] = [
+    let tests: [(&str, Check); 11] = [
         ("ids_are_mapped", ids_are_mapped),
         ("own_id_needs_no_mapping", own_id_needs_no_mapping),
         ("network_is_its_own", network_is_its_own),
@@ -40,6 +42,10 @@ fn main() {
             death_of_the_caller_ends_everything_inside,
         ),
         ("missing_id_mapper_is_named", missing_id_mapper_is_named),
+        (
+            EMULATES,
+            programs_of_another_processor_are_given_to_the_emulator,
+        ),
     ];
     let mapped = can_map_ids();
     let trials = tests.map(|(name, test)| {
@@ -47,10 +53,31 @@ fn main() {
             name,
             "own_id_needs_no_mapping" | "missing_id_mapper_is_named"
         );
-        Trial::test(name, test).with_ignored_flag(needs_ids && !mapped)
+        let too_old = name == EMULATES && !has_own_binfmt();
+        Trial::test(name, test).with_ignored_flag(needs_ids && !mapped || too_old)
     });
     libtest_mimic::run(&arguments, trials.into()).exit();
 }
+
+/// The test that asks for a kernel with registrations of interpreters for each user namespace.
+const EMULATES: &str = "programs_of_another_processor_are_given_to_the_emulator";
+
+/// Whether this is Linux 6.7 or later with binfmt_misc.
+fn has_own_binfmt() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split('.')
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next(), numbers.next());
+    let has = version >= (Some(6), Some(7)) && Path::new(BINFMT).is_dir();
+    if !has {
+        eprintln!("SKIPPED {EMULATES}: no Linux 6.7 with {BINFMT}");
+    }
+    has
+}
+
+/// Where registrations are.
+const BINFMT: &str = "/proc/sys/fs/binfmt_misc";
 
 /// Says loudly why most tests are skipped on a machine where a plain user has no subordinate ids.
 fn can_map_ids() -> bool {
@@ -295,4 +322,43 @@ fn try_to_start() {
             error.hint().unwrap_or_default()
         );
     }
+}
+
+/// `echo` in place of an emulator says what it was called with; outside, nothing has changed.
+fn programs_of_another_processor_are_given_to_the_emulator() -> Test {
+    let foreign = [Architecture::Amd64, Architecture::Arm64]
+        .into_iter()
+        .find(|known| Architecture::of_host() != Some(*known))
+        .ok_or("a processor of another kind")?;
+    let folder = tempfile::tempdir()?;
+    let program = folder.path().join("program");
+    let mut elf = vec![0; 64];
+    elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    elf[16] = 2;
+    elf[18] = match foreign {
+        Architecture::Amd64 => 62,
+        Architecture::Arm64 => 183,
+    };
+    fs::write(&program, elf)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    let entries = || -> Result<Vec<_>, Failed> {
+        let listed = fs::read_dir(BINFMT)?;
+        Ok(listed.flatten().map(|entry| entry.file_name()).collect())
+    };
+    let before = entries()?;
+    let sandbox = host()
+        .emulator(Some(Emulator {
+            architecture: foreign,
+            program: "/bin/echo".into(),
+        }))
+        .bind_ro(folder.path(), "/run/programs");
+    for sandbox in [sandbox.clone(), sandbox.map_ids(false)] {
+        let said = text_of(&sandbox, "cd /run/programs; ./program word")?;
+        check(said.contains("./program word"), said)?;
+    }
+    let output = host()
+        .bind_ro(folder.path(), "/run/programs")
+        .run(&["/run/programs/program"], None);
+    check(output.is_err(), "it runs without the emulator as well")?;
+    check(entries()? == before, "the host has other registrations now")
 }

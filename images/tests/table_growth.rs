@@ -23,7 +23,11 @@ fn disk(folder: &Path) -> (File, partitions::Layout) {
         wish("root-a", Role::Root, 6),
         wish("var", Role::Var, 8),
     ];
-    let layout = partitions::lay_out(Guid::derived(&[3; 32], "disk"), &wishes);
+    let layout = partitions::lay_out(
+        Guid::derived(&[3; 32], "disk"),
+        images::architecture::Architecture::Amd64,
+        &wishes,
+    );
     let path = folder.join(DISK);
     let mut file = File::options()
         .read(true)

@@ -1,5 +1,6 @@
 //! What a root tree is made of: the closure's packages, the recipe's files, users and scripts, and the bootstrap.
 
+use images::emulation::Emulator;
 use images::root::{Content, FileEntry, Package, RootInput, Script, SystemUser};
 use offline_repo::repository::ClosurePackage;
 
@@ -23,6 +24,8 @@ pub(super) fn root_input(
     recipe: &Recipe,
     source: &Source,
     closure: &[ClosurePackage],
+    bootstrap: &[u8],
+    emulator: Option<Emulator>,
 ) -> Result<RootInput> {
     let (before, after): (Vec<_>, Vec<_>) = recipe
         .files
@@ -34,7 +37,7 @@ pub(super) fn root_input(
         .iter()
         .any(|chosen| chosen.package.name == "systemd")
     {
-        files_after.extend(bootstrap_files(recipe, source)?);
+        files_after.extend(bootstrap_files(recipe, source, bootstrap)?);
     }
     let (users, users_after) = recipe
         .users
@@ -50,6 +53,7 @@ pub(super) fn root_input(
         hostname: "localhost".into(),
         epoch: stages::epoch(&source.lock),
         exclude_documentation: true,
+        emulator,
     })
 }
 
@@ -119,8 +123,8 @@ fn system_user(user: &crate::recipe::User) -> SystemUser {
 }
 
 /// The bootstrap, its unit, the catalogue, and what the machine can say about its image.
-fn bootstrap_files(recipe: &Recipe, source: &Source) -> Result<Vec<FileEntry>> {
-    let common = machine_files::of_every_machine(recipe, &source.lock, Origin::Image)?;
+fn bootstrap_files(recipe: &Recipe, source: &Source, bootstrap: &[u8]) -> Result<Vec<FileEntry>> {
+    let common = machine_files::of_every_machine(recipe, &source.lock, Origin::Image, bootstrap)?;
     let common = common.iter();
     let mut files: Vec<FileEntry> = common
         .map(|file| regular(&file.path, file.mode, &file.content))

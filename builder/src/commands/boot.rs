@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use images::architecture::Architecture;
 use images::qemu_command::{DiskBus, Firmware, ImageFormat as DiskFormat};
+use images::qemu_disks;
 use images::qemu_fleet::Event;
 use images::secure_boot::signer::certificate_from_pem;
+use images::tools::ToolsTree;
 use serde_json::{Value, json};
 
 use crate::boot_report;
@@ -34,7 +37,8 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
         std::path::absolute(&args.image).map_err(|e| Diagnostic::io("find", &args.image, e))?;
     let (format, firmware) = (format(&image)?, firmware(args)?);
     let planned = boot_seed::plan(args)?;
-    let tools = stages::tools(session, stages::ToolsSource::Present)?;
+    let (architecture, tools) = tools(session, &image, format)?;
+    check_firmware(args, architecture)?;
     let work = tempfile::Builder::new()
         .prefix("farrow-boot-")
         .tempdir()
@@ -42,6 +46,7 @@ pub fn run(session: &Session, args: &ImageBootArgs) -> Result<()> {
     interrupt::clean_on_interrupt(work.path());
     let boot = Boot {
         tools,
+        architecture,
         image,
         format,
         firmware,
@@ -93,6 +98,30 @@ fn format(image: &Path) -> Result<DiskFormat> {
             format!("{} is none of .raw, .qcow2, .vmdk, .vhd", image.display()),
         )),
     }
+}
+
+/// What the image runs on, and the tools tree with its QEMU. What cannot be told is taken for amd64: the machine's firmware
+/// then says what is wrong.
+fn tools(session: &Session, image: &Path, format: DiskFormat) -> Result<(Architecture, ToolsTree)> {
+    let present = |architecture| {
+        let recipe = stages::tools_recipe(architecture);
+        stages::tools_of(session, recipe, stages::ToolsSource::Present)
+    };
+    // Either tree can read an image, and there may be one of them only.
+    let any = present(Architecture::Amd64);
+    let any = any.or_else(|missing| present(Architecture::Arm64).map_err(|_| missing))?;
+    let found = qemu_disks::architecture(image, format, &any)?;
+    let architecture = found.unwrap_or(Architecture::Amd64);
+    Ok((architecture, present(architecture)?))
+}
+
+/// Refuses a BIOS for machines that have none.
+fn check_firmware(args: &ImageBootArgs, architecture: Architecture) -> Result<()> {
+    if !args.bios || architecture.has_bios() {
+        return Ok(());
+    }
+    let message = format!("machines of {} have no BIOS", architecture.debian());
+    Err(Diagnostic::invalid("FR-IMAGE-FIRMWARE", message).with_hint("leave out --bios"))
 }
 
 fn firmware(args: &ImageBootArgs) -> Result<Firmware> {

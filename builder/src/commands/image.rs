@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use images::architecture::Architecture;
 use images::secure_boot::signer::Signer;
 use serde_json::json;
 
@@ -29,17 +30,13 @@ pub fn run(session: &Session, command: ImageCommand) -> Result<()> {
 fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
     let recipe = Recipe::load(&args.recipe)?;
     let out = std::path::absolute(&args.out).map_err(|e| Diagnostic::io("find", &args.out, e))?;
+    let formats = formats(args, &recipe)?;
     let given = args
         .repo
         .clone()
         .unwrap_or_else(|| out.join("repo").join(&recipe.repository));
     let repository = repository(session, &given)?;
-    let tools = stages::tools_for(session, &repository.path)?;
-    let formats = match (&args.format[..], &recipe.image.formats[..]) {
-        ([], []) => vec![ImageFormat::Raw],
-        ([], of_recipe) => of_recipe.to_vec(),
-        (chosen, _) => chosen.to_vec(),
-    };
+    let tools = stages::tools_for(session, &recipe, &repository.path)?;
     let baked = bake::image(
         session,
         &recipe,
@@ -58,6 +55,28 @@ fn build(session: &Session, args: &ImageBuildArgs) -> Result<()> {
         session.say(&line);
     }
     session.finish(json!({"effects": effects}))
+}
+
+/// The formats that are asked for, else the recipe's.
+fn formats(args: &ImageBuildArgs, recipe: &Recipe) -> Result<Vec<ImageFormat>> {
+    let formats = match (&args.format[..], &recipe.image.formats[..]) {
+        ([], []) => vec![ImageFormat::Raw],
+        ([], of_recipe) => of_recipe.to_vec(),
+        (chosen, _) => chosen.to_vec(),
+    };
+    let processor = recipe.processor()?;
+    if processor != Architecture::Amd64 {
+        let refused = [
+            (ImageFormat::Ova, "an ova describes a machine of amd64"),
+            (ImageFormat::Upgrade, "an upgrade is for a machine of amd64"),
+        ];
+        if let Some((_, why)) = refused.iter().find(|(format, _)| formats.contains(format)) {
+            let message = format!("{why}, not of {}", processor.debian());
+            let hint = "leave it out: --format qcow2,vmdk";
+            return Err(Diagnostic::invalid("FR-IMAGE-FORMAT", message).with_hint(hint));
+        }
+    }
+    Ok(formats)
 }
 
 /// Whose key signs what Secure Boot looks at.

@@ -24,10 +24,11 @@ use crate::stages;
 
 /// Lock, repository, tools, image, machines; then waits for ctrl-C, or stops when `--until-ready` says so.
 pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
+    let recipe = Recipe::load(&args.recipe)?;
     if args.containers {
+        containers::check_processor(&recipe)?;
         containers::check_possible()?;
     }
-    let recipe = Recipe::load(&args.recipe)?;
     let loaded = deployment::load(&args.deployment)?;
     let catalogue = stages::catalogue()?;
     let out = std::path::absolute(&args.out).map_err(|e| Diagnostic::io("find", &args.out, e))?;
@@ -38,7 +39,8 @@ pub fn run(session: &Session, args: &UpArgs) -> Result<()> {
     let path = out.join(format!("{}.lock", recipe.name));
     let lock = locks::lock(session, &recipe, &path, &Upgrade::Nothing)?;
     let repository = stages::repository(session, &recipe, &lock, &Default::default(), &out)?;
-    let tools = stages::tools(session, stages::ToolsSource::Archive)?;
+    let kind = stages::tools_recipe(recipe.processor()?);
+    let tools = stages::tools_of(session, kind, stages::ToolsSource::Archive)?;
     let credentials = out.join("credentials.json");
     deployment::write_credentials(&credentials, &loaded.deployment, &secret)?;
     session.add_file("credentials", &credentials)?;
@@ -122,6 +124,7 @@ fn from_image(session: &Session, inputs: &Inputs<'_>) -> Result<qemu::Boot> {
     )?;
     Ok(qemu::Boot {
         tools: inputs.tools.clone(),
+        architecture: inputs.recipe.processor()?,
         image: image.path("image-qcow2")?,
         format: DiskFormat::Qcow2,
         firmware: Firmware::default(),
@@ -141,7 +144,7 @@ fn from_tree(
 ) -> Result<containers::Boot> {
     Ok(containers::Boot {
         tools: inputs.tools.clone(),
-        tree: bake::tree(session, inputs.recipe, inputs.repository)?.path,
+        tree: bake::tree(session, inputs.recipe, inputs.repository, inputs.tools)?.path,
         repository: (
             inputs.repository.to_owned(),
             Path::new("/www").join(&inputs.recipe.repository),

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bootstrap::Deployment;
+use images::architecture::Architecture;
 use images::container::{Container, Machine, Segment};
 use images::container_command::Fault;
 use images::tools::ToolsTree;
 
 use super::Planned;
 use crate::diagnostic::{Diagnostic, Result};
+use crate::recipe::Recipe;
 
 /// What the machines boot from.
 pub struct Boot {
@@ -48,6 +50,21 @@ pub fn check_possible() -> Result<()> {
             Err(found)
         }
     }
+}
+
+/// Refuses images for another processor: containers run on this one.
+pub fn check_processor(recipe: &Recipe) -> Result<()> {
+    let processor = recipe.processor()?;
+    if Architecture::of_host() == Some(processor) {
+        return Ok(());
+    }
+    let message = format!(
+        "containers run on this host's processor, and {} is for {}",
+        recipe.name,
+        processor.debian()
+    );
+    Err(Diagnostic::invalid("FR-CONTAINER-PROCESSOR", message)
+        .with_hint("run it without --containers, in QEMU"))
 }
 
 /// An address of the deployment's subnet that it uses for nothing: the highest such one.

@@ -1,6 +1,7 @@
 //! Machines in QEMU: what they are started with, and that again when they are switched on once more.
 
 use images::accel::Accelerator;
+use images::architecture::Architecture;
 use images::qemu::{Host, Running};
 use images::qemu_command::{self, DiskBus, Firmware, Forward, ImageFormat, Protocol};
 use images::switch::Switch;
@@ -15,6 +16,8 @@ use crate::diagnostic::Result;
 pub struct Boot {
     /// Where QEMU comes from.
     pub tools: ToolsTree,
+    /// What the image runs on.
+    pub architecture: Architecture,
     /// The image; never written to.
     pub image: PathBuf,
     /// Its format.
@@ -44,7 +47,7 @@ impl Qemu {
     /// Finds out how QEMU runs here, and makes the private network.
     pub(super) fn prepare(boot: Boot) -> Result<Self> {
         Ok(Self {
-            accelerator: Accelerator::detect(&boot.tools, &boot.cache)?,
+            accelerator: Accelerator::detect_for(boot.architecture, &boot.tools, &boot.cache)?,
             switch: Switch::start(&boot.run_dir.join("switch"), 0)?,
             boot,
         })
@@ -82,6 +85,7 @@ fn describe(boot: &Boot, planned: &Planned) -> Result<qemu_command::Machine> {
     let (memory_mib, cpus, disk_gib) = planned.size;
     Ok(qemu_command::Machine {
         name: planned.name.clone(),
+        architecture: boot.architecture,
         cpus,
         memory_mib,
         image: boot.image.clone(),

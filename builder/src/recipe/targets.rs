@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::validating::check_name;
+use super::validating::{check_name, with_architecture};
 use super::{Recipe, RecipeFile, UpstreamKind};
 use crate::diagnostic::{Diagnostic, Result, nearest};
 
@@ -126,9 +126,10 @@ impl Recipe {
             recipe.architecture.clone_from(architecture);
         }
         for (group, names) in &target.packages {
-            recipe.packages.insert(group.clone(), names.clone());
+            recipe.groups.insert(group.clone(), names.clone());
         }
-        recipe.packages.retain(|_, names| !names.is_empty());
+        recipe.groups.retain(|_, names| !names.is_empty());
+        recipe.packages = with_architecture(&recipe.groups, &recipe.architecture);
         Ok(recipe)
     }
 }

@@ -28,7 +28,12 @@ impl RecipeFile {
             return Err(missing("packages"));
         }
         let kind = check_kinds(&self.upstreams, &source)?;
-        let packages = with_groups(&self.packages, &source)?;
+        let architecture = self.architecture.unwrap_or_else(|| match kind {
+            UpstreamKind::Deb => "amd64".into(),
+            UpstreamKind::Rpm => "x86_64".into(),
+        });
+        let groups = with_groups(&self.packages, &source)?;
+        let packages = with_architecture(&groups, &architecture);
         for name in packages.values().flatten() {
             check_package(name, kind, &source)?;
         }
@@ -47,14 +52,12 @@ impl RecipeFile {
             embed: repository.embed,
             layout: repository.layout,
             key: repository.key,
-            architecture: self.architecture.unwrap_or_else(|| match kind {
-                UpstreamKind::Deb => "amd64".into(),
-                UpstreamKind::Rpm => "x86_64".into(),
-            }),
+            architecture,
             kind,
             distribution,
             upstreams: self.upstreams.into_iter().map(with_defaults).collect(),
             packages,
+            groups,
             users: self.users,
             files: self.files,
             scripts: self.scripts,
@@ -93,6 +96,21 @@ fn with_groups(
         Ok((group.clone(), names))
     };
     groups.keys().map(full).collect()
+}
+
+/// The groups with `{architecture}` in names replaced: Debian's kernels and boot loaders carry it.
+pub(super) fn with_architecture(
+    groups: &BTreeMap<String, Vec<String>>,
+    architecture: &str,
+) -> BTreeMap<String, Vec<String>> {
+    let whole = |names: &Vec<String>| {
+        let names = names.iter();
+        let whole = names.map(|name| name.replace("{architecture}", architecture));
+        whole.collect()
+    };
+    let groups = groups.iter();
+    let groups = groups.map(|(group, names)| (group.clone(), whole(names)));
+    groups.collect()
 }
 
 /// Appends a group's packages to `names`, each once; the error is the name of a group that is not there or leads around.

@@ -65,13 +65,13 @@ pub fn repository(
     out: &Path,
 ) -> Result<BuiltRepository> {
     let signer = signer(session, recipe.key)?;
-    let additions = own_packages::additions(recipe, lock, &signer)?;
+    let additions = own_packages::additions(session, recipe, lock, &signer)?;
     let repo_dir = out.join("repo");
     interrupt::clean_on_interrupt(&repo_dir);
     interrupt::clean_on_interrupt(out);
     let path = repo_dir.join(&recipe.repository);
     let tools = match form.tools {
-        true => Some(fetched_tools(session)?),
+        true => Some(fetched_tools(session, recipe)?),
         false => None,
     };
     let found = session.stage("repository-check", |_| {

@@ -12,6 +12,10 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "FR-CONTAINER-ADDRESS",
         "needs containers; for a subnet without a free address",
     ),
+    (
+        "FR-IMAGE-FIRMWARE",
+        "needs an image for arm64; tests/src/parts/arm64.rs looks for the code",
+    ),
     ("FR-IMAGE-CHECK", "needs a machine that boots"),
     (
         "FR-IMAGE-MANIFEST",

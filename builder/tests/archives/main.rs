@@ -10,6 +10,7 @@ mod bundles;
 mod codes;
 mod errors;
 mod locks;
+mod processors;
 mod rpms;
 mod sboms;
 mod site;

@@ -159,7 +159,8 @@ impl Site {
             .env("FARROW_TOOLS", self.path("tools"))
             .env("FARROW_STATE", self.path("state"))
             .env_remove("SOURCE_DATE_EPOCH")
-            .env_remove("FARROW_SIGNING_KEY");
+            .env_remove("FARROW_SIGNING_KEY")
+            .env_remove("FARROW_BOOTSTRAP_ARM64");
         command
     }
 

@@ -152,6 +152,7 @@ fn sandbox(input: &RootInput, work: &Path) -> Result<Sandbox> {
     ];
     let sandbox = Sandbox::new(work.join(store::TREE))
         .ignore_sync()
+        .emulator(input.emulator.clone())
         .bind_ro(stand_ins, STAND_INS);
     Ok(environment
         .iter()

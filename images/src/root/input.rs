@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::emulation::Emulator;
+
 /// The code that decides what a tree looks like: when it changes, so do the digests of trees.
 const CODE: [&str; 11] = [
     include_str!("../root.rs"),
@@ -112,6 +114,10 @@ pub struct RootInput {
     pub epoch: u64,
     /// Leaves out documentation, manual pages and translations (licences stay).
     pub exclude_documentation: bool,
+    /// Who runs the packages' scripts when they are for another processor. Not part of the digest: what scripts do does
+    /// not depend on what runs them.
+    #[serde(skip)]
+    pub emulator: Option<Emulator>,
 }
 
 impl RootInput {
@@ -175,6 +181,7 @@ mod tests {
             hostname: "node".into(),
             epoch: 1,
             exclude_documentation: true,
+            emulator: None,
         }
     }
 
@@ -184,6 +191,10 @@ mod tests {
         let mut moved = one.clone();
         moved.packages.reverse();
         moved.packages[0].path = "/elsewhere".into();
+        moved.emulator = Some(Emulator {
+            architecture: crate::architecture::Architecture::Arm64,
+            program: "/elsewhere".into(),
+        });
         assert_eq!(one.digest(), moved.digest());
         let mut later = one.clone();
         later.hostname = "other".into();

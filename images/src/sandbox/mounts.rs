@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
-use super::{Bind, Ids, Sandbox};
+use super::{Bind, Ids, Sandbox, emulation};
 use crate::error::{Error, Result};
 
 /// Where the host's root and the new root are while mounts are made.
@@ -33,6 +33,15 @@ pub(super) fn enter(sandbox: &Sandbox) -> Result<()> {
         make_dir(&Path::new(NEW).join(folder))?;
     }
     mount_own(sandbox)?;
+    if let Some(emulator) = &sandbox.emulator {
+        if sandbox.ids == Ids::Host {
+            return Err(Error::sandbox("register an emulator")(
+                "without a user namespace of its own it would be the host's",
+            ));
+        }
+        let program = on_host(&emulator.program);
+        emulation::enter(emulator, &program, Path::new(HOST), Path::new(NEW))?;
+    }
     for bound in &sandbox.binds {
         let target = inside(&bound.target)?;
         let source = on_host(&bound.source);

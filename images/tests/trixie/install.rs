@@ -79,6 +79,7 @@ impl<'a> Installer<'a> {
             scripts: Vec::new(),
             hostname: "scratch".into(),
             epoch: lock.epoch(),
+            emulator: None,
             exclude_documentation: true,
         };
         let base = root::build(&input, scratch, &|_| {}).map_err(shown)?;

@@ -3,6 +3,7 @@
 mod acceptance;
 mod alone;
 mod apt;
+mod arm64;
 mod bake_kills;
 mod boots;
 mod containers;
@@ -121,6 +122,11 @@ pub fn in_order() -> Vec<Part> {
             failover::emulated,
             "four emulated machines take a quarter of an hour",
         ),
+        long_part(
+            "an_image_for_arm64_reports",
+            arm64::baked_and_booted,
+            "compilers are fetched, and scripts and a machine of another processor emulated",
+        ),
         part("wrong_recipes_are_refused", mistakes::recipes),
         part("wrong_images_are_refused", mistakes::images),
         part("what_is_no_image_is_refused", formats::refusals),
@@ -194,6 +200,17 @@ fn part(name: &'static str, run: fn(&e2e::world::World) -> anyhow::Result<()>) -
         skip: None,
         run,
     }
+}
+
+/// A part that takes very long; unless it is asked for, it counts as skipped.
+fn long_part(
+    name: &'static str,
+    run: fn(&e2e::world::World) -> anyhow::Result<()>,
+    reason: &str,
+) -> Part {
+    let wanted = std::env::var_os(LONG).is_some();
+    let skip = (!wanted).then(|| format!("{reason}: set {LONG}=1"));
+    Part { name, skip, run }
 }
 
 /// A part that needs root; for anybody else it counts as skipped.
