@@ -301,10 +301,7 @@ fn pieces<'a>(parts: &'a Parts, boot: &'a BootFiles, root_hash: &'a str) -> Piec
             ("entry.cfg", Piece::Bytes(&bios.entry)),
         ]);
     }
-    Pieces {
-        root_hash,
-        pieces,
-    }
+    Pieces { root_hash, pieces }
 }
 
 fn length(path: &Path) -> Result<u64> {

@@ -120,7 +120,11 @@ fn stage(content: &Content, folder: &Path) -> Result<()> {
         (&image, &boot.image),
     ];
     files.extend(bios.iter().map(|(name, bytes)| (name.as_str(), &bytes[..])));
-    files.extend(places.iter().map(|place| (place.as_str(), &boot.loader[..])));
+    files.extend(
+        places
+            .iter()
+            .map(|place| (place.as_str(), &boot.loader[..])),
+    );
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(content.epoch);
     let dated = |path: &Path| fs::File::open(path)?.set_modified(time);
     for (name, bytes) in &files {
