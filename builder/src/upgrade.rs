@@ -46,7 +46,7 @@ pub struct Writer {
 impl Writer {
     /// With the key that signs repositories, which must be the one that the images trust.
     pub fn new(session: &Session, recipe: &Recipe, source: &Source) -> Result<Self> {
-        let signer = stages::signer(session)?;
+        let signer = stages::signer(session, recipe.key)?;
         let own = ed25519_key(&signer.public_key()?.binary)?;
         if own.is_none() || trusted_key(source.repository.path())? != own {
             let message =

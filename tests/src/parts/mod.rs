@@ -223,17 +223,6 @@ fn root_part(
     Part { name, skip, run }
 }
 
-/// A part that takes long; it counts as skipped unless it is asked for.
-fn long_part(
-    name: &'static str,
-    run: fn(&e2e::world::World) -> anyhow::Result<()>,
-    why: &str,
-) -> Part {
-    let skip = std::env::var_os(LONG).is_none();
-    let skip = skip.then(|| format!("{why}: set {LONG}=1"));
-    Part { name, skip, run }
-}
-
 /// The number in an environment variable, such as how many cases a test draws.
 fn number(variable: &str, default: u64) -> u64 {
     let given = std::env::var(variable).ok();
