@@ -19,7 +19,7 @@ fi
 
 # The next version after the one of which nothing is known yet.
 outcome=$(farrow-bootstrap upgrade --status --json | sed -n 's/.*"outcome":"\([a-z]*\)".*/\1/p')
-tried=$(farrow-bootstrap upgrade --status --json | sed -n 's/.*"to":{"version":"\([^"]*\)".*/\1/p')
+tried=$(farrow-bootstrap upgrade --status --json | sed -n 's/.*"to":{[^}]*"version":"\([^"]*\)".*/\1/p')
 next=
 case "$outcome" in
 '') next=2 ;;
