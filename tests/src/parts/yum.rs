@@ -146,7 +146,9 @@ fn install(tools: &Tools<'_>, architecture: &str) -> Result<()> {
         .map(|p| format!("{} {} {}", p.version, p.name, p.architecture))
         .collect();
     let text = fs::read_to_string(tools.dir.join("installed"))?;
-    let installed: Vec<&str> = text.lines().collect();
+    // An epoch of 0 that a spec file states is none.
+    let bare = |line: &'_ str| line.strip_prefix("0:").unwrap_or(line).to_string();
+    let installed: Vec<String> = text.lines().map(bare).collect();
     ensure!(
         installed == locked,
         "dnf {installed:?}\nlock {locked:?}\n{}",

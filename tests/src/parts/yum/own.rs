@@ -108,7 +108,7 @@ pub fn packages(world: &World, tools: &Tools<'_>) -> Result<()> {
 pub fn apt_takes_the_key(world: &World, tools: &Tools<'_>) -> Result<()> {
     let signer = Signer::load(&world.root.join("state/signing-rsa-3072.key"))?;
     ensure!(signer.is_rsa(), "{signer:?}");
-    let packages = "";
+    let packages = "Package: x\nVersion: 1\nArchitecture: all\nFilename: ./x.deb\nSize: 1\n\n";
     let release = format!(
         "Origin: shelf\nSuite: shelf\nDate: Wed, 18 Nov 2026 10:00:00 +0000\nArchitectures: amd64\nSHA256:\n {} {} Packages\n",
         Sha256::of(packages.as_bytes()),
