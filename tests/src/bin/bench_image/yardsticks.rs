@@ -78,14 +78,15 @@ pub fn baseline(script: &str, packages: &str, found: &mut Found) -> Result<()> {
         String::from_utf8_lossy(&output.stderr),
     );
     ensure!(output.status.success(), "{script}: {}", errors.trim());
-    let figures: Vec<(&str, f64)> = said
+    type Figures<'a> = Vec<(&'a str, f64)>;
+    let figures: Figures<'_> = said
         .lines()
         .filter_map(|line| {
             let (name, figure) = line.split_once(' ')?;
             Some((name, figure.trim().parse().ok()?))
         })
         .collect();
-    let (sizes, times): (Vec<(&str, f64)>, Vec<(&str, f64)>) = figures
+    let (sizes, times): (Figures<'_>, Figures<'_>) = figures
         .into_iter()
         .partition(|(name, _)| name.ends_with("-size"));
     let name = times.first().context("no line NAME SECONDS")?.0;
