@@ -34,7 +34,7 @@ pivot_root . old
 exec /bin/busybox sh -eu -c '
     /bin/busybox umount -l /old
     cd /work
-    exec /bin/busybox env -i PATH=/bin HOME=/work FARROW_STATE=/work/state FARROW_TOOLS=/work/tools FARROW_CACHE=/work/cache \\
+    exec /bin/busybox env -i PATH=/bin HOME=/work FARROW_STATE=/work/state FARROW_TOOLS=/work/tools FARROW_CACHE=/work/cache \
         /bin/farrow image build base --repo bundle.tar.gz --format raw,tar --out . --offline --json'
 "#;
 
