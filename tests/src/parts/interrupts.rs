@@ -1,7 +1,7 @@
 //! Ctrl-C in every stage: the exit code of an interrupted program, and nothing half-done left.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -40,8 +40,19 @@ pub fn every_stage(world: &World) -> Result<()> {
     Ok(())
 }
 
+fn all_temporaries(world: &World, dir: &Path) -> Vec<PathBuf> {
+    let places = [
+        dir.join("out"),
+        world.root.join("cache"),
+        world.root.join("tools"),
+    ];
+    places.iter().flat_map(|place| temporaries(place)).collect()
+}
+
 fn interrupt(world: &World, dir: &Path, stage: &str, delay: Duration) -> Result<()> {
     let log = dir.join(format!("{stage}.log"));
+    // A bake that failed in an earlier part leaves its tree and dpkg's log until the next bake.
+    let before = all_temporaries(world, dir);
     let running = Farrow::new(
         world,
         &[
@@ -64,9 +75,8 @@ fn interrupt(world: &World, dir: &Path, stage: &str, delay: Duration) -> Result<
         code == Some(130) || said.contains(&later(stage)),
         "exit {code:?}\n{said}"
     );
-    let mut left = temporaries(&dir.join("out"));
-    left.extend(temporaries(&world.root.join("cache")));
-    left.extend(temporaries(&world.root.join("tools")));
+    let mut left = all_temporaries(world, dir);
+    left.retain(|path| !before.contains(path));
     ensure!(left.is_empty(), "left: {left:?}");
     let children = descendants_named(pid)?;
     ensure!(children.is_empty(), "still running: {children:?}");
