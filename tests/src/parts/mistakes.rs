@@ -119,12 +119,15 @@ pub fn images(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Sizes of roots change with the packages.
+/// The error without the stages before it. Sizes of roots change with the packages.
 fn without_sizes(text: &str) -> String {
-    let words = text.split(' ').map(|word| match word.parse::<u64>() {
-        Ok(size) if size > 64 => "N".to_owned(),
-        _ => word.to_owned(),
-    });
+    let start = text.find("error[").unwrap_or(0);
+    let words = text[start..]
+        .split(' ')
+        .map(|word| match word.parse::<u64>() {
+            Ok(size) if size > 64 => "N".to_owned(),
+            _ => word.to_owned(),
+        });
     words.collect::<Vec<_>>().join(" ")
 }
 
