@@ -45,12 +45,12 @@ cd /work
 mkdir tree
 tar -xpf /image/base.tar -C tree --numeric-owner --xattrs --xattrs-include='*'
 fsck.erofs --extract=packed root.img >/dev/null
-list() {
+list() (
     cd /work/$1
     find . -mindepth 1 -path './boot/*' -prune -o -path './var/*' -prune -o -type d -printf '%p %m %U %G %Ts\n' \
         -o -printf '%p %y %m %U %G %n %s %l %Ts\n' | sort
     find . -path ./boot -prune -o -path ./var -prune -o -type f -print0 | sort -z | xargs -0 sha256sum
-}
+)
 list tree >one
 list packed >two
 diff one two
