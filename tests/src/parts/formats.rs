@@ -180,7 +180,8 @@ fn look(world: &World, dir: &Path, baked: &Value) -> Result<()> {
     let mut images: Vec<PathBuf> = Vec::new();
     for artifact in baked["artifacts"].as_array().context("artifacts")? {
         let kind = artifact["kind"].as_str().context("kind")?;
-        if kind.starts_with("image-") {
+        // The root alone is no disk to look into.
+        if kind.starts_with("image-") && kind != "image-tar" {
             images.push(artifact["path"].as_str().context("path")?.into());
         }
     }
