@@ -316,7 +316,7 @@ mod tests {
         let listed = String::from_utf8(list(&added.map(str::to_owned))).unwrap();
         let listed: Vec<&str> = listed.split_terminator('\0').collect();
         let expected = [
-            ".",
+            "./",
             "./etc",
             "./etc/hostname",
             "./usr",

@@ -146,6 +146,22 @@ mod seeds {
 
     const CONTROL: &str = "Package: aa\nVersion: 1:2~rc-3\nArchitecture: all\nDepends: b (>= 1), c | d:any [amd64]\nDescription: x\n y\n";
 
+    const REPOMD: &str = "<?xml version=\"1.0\"?><repomd xmlns=\"http://linux.duke.edu/metadata/repo\"><revision>1</revision>\
+        <data type=\"primary\"><checksum type=\"sha256\">e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855</checksum>\
+        <open-checksum type=\"sha256\">e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855</open-checksum>\
+        <location href=\"repodata/primary.xml.gz\"/><timestamp>1</timestamp><size>1</size><open-size>1</open-size></data></repomd>";
+    const PRIMARY: &str = "<metadata xmlns:rpm=\"x\" packages=\"1\"><package type=\"rpm\"><name>a</name><arch>x86_64</arch>\
+        <version epoch=\"1\" ver=\"2\" rel=\"3\"/><checksum type=\"sha256\" pkgid=\"YES\">\
+        e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855</checksum><size package=\"1\"/><location href=\"a.rpm\"/>\
+        <format><rpm:provides><rpm:entry name=\"a\" flags=\"EQ\" epoch=\"1\" ver=\"2\" rel=\"3\"/></rpm:provides>\
+        <rpm:requires><rpm:entry name=\"(b if c)\"/></rpm:requires><file>/usr/bin/a</file></format></package></metadata>";
+    const FILELISTS: &str = "<filelists packages=\"1\"><package \
+        pkgid=\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\" name=\"a\" arch=\"x86_64\">\
+        <version epoch=\"1\" ver=\"2\" rel=\"3\"/><file type=\"dir\">/usr</file><file>/usr/bin/a</file></package></filelists>";
+    const MODULES: &str = "---\ndocument: modulemd\nversion: 2\ndata:\n  name: a\n  stream: \"1\"\n  artifacts:\n    rpms:\n    - b-0:1-1.x86_64\n...\n\
+        ---\ndocument: modulemd-defaults\nversion: 1\ndata:\n  module: a\n  stream: \"1\"\n...\n";
+    const INSTALLED: &str = "Package: a\nVersion: 1:2-3\nArchitecture: x86_64\nProvides: a = 1:2-3\nRequires: (b if c)\nFile: /usr/bin/a\n";
+
     pub fn write() {
         let files = archive(&archive_signer());
         let dists = "/debian/dists/trixie";
@@ -209,6 +225,11 @@ mod seeds {
                 "package",
                 support::rpm::rpm("a", "1:2-3", "x86_64", &[("requires", "b", 12, "2:1")]),
             ),
+            ("repomd", "repomd", REPOMD.into()),
+            ("primary", "primary", PRIMARY.into()),
+            ("filelists", "filelists", FILELISTS.into()),
+            ("modules", "modules", MODULES.into()),
+            ("installed", "installed", INSTALLED.into()),
             ("codec", "gzip", tagged(0, gzip(CONTROL.as_bytes()))),
             ("codec", "xz", tagged(1, xz(CONTROL.as_bytes()))),
             (

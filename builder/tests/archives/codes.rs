@@ -97,6 +97,11 @@ fn every_code_has_a_text() {
     codes(&golden::folder(), ".txt", &mut shown);
     codes(&project.join("tests/golden"), ".txt", &mut shown);
     codes(&project.join("docs"), "faults.md", &mut shown);
+    codes(
+        &project.join("bootstrap/tests/data/upgrades"),
+        ".txt",
+        &mut shown,
+    );
     let excused: BTreeMap<&str, &str> = NOT_SHOWN.iter().copied().collect();
     for (code, file) in &used {
         assert!(

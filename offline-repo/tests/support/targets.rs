@@ -1,6 +1,7 @@
 //! Readers of outside input, each as a function of bytes that must come back: for `fuzz.rs` beside, and for
 //! libFuzzer in `offline-repo/fuzz`.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -15,14 +16,17 @@ use offline_repo::progress::silent;
 use offline_repo::proof;
 use offline_repo::release::Release;
 use offline_repo::rpm::header::Headers;
+use offline_repo::rpm::modules::Modules;
 use offline_repo::rpm::package::Package;
+use offline_repo::rpm::repomd::Repomd;
+use offline_repo::rpm::universe::Kind;
 use offline_repo::universe::{IndexText, Universe};
-use offline_repo::{clearsign, date, deb, deb822, dependency, mirror, version};
+use offline_repo::{clearsign, date, deb, deb822, dependency, mirror, rpm, version};
 
 /// A reader under test.
 pub type Target = fn(&[u8]);
 
-/// All of them, by the name of their folder in the corpus. New readers (repomd.xml and its tables) join here.
+/// All of them, by the name of their folder in the corpus. New readers join here.
 pub const TARGETS: &[(&str, Target)] = &[
     ("index", index),
     ("deb822", stanzas),
@@ -35,7 +39,12 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("marker", marker),
     ("proof", proofs),
     ("bundle", bundle),
-    ("rpm", rpm),
+    ("rpm", rpm_package),
+    ("repomd", repomd),
+    ("primary", primary),
+    ("filelists", filelists),
+    ("modules", modules),
+    ("installed", installed),
     ("codec", codec),
     ("words", words),
 ];
@@ -195,9 +204,55 @@ fn memory_file(bytes: &[u8]) -> (std::fs::File, PathBuf) {
     (file, path)
 }
 
-fn rpm(bytes: &[u8]) {
+fn rpm_package(bytes: &[u8]) {
     if let Ok(headers) = Headers::read(bytes) {
         let _ = Package::from_headers(&headers);
+    }
+}
+
+fn repomd(bytes: &[u8]) {
+    if let Ok(repomd) = Repomd::parse("repomd.xml", bytes) {
+        let _ = (repomd.date(), repomd.file("primary"));
+    }
+}
+
+/// A table of packages, and all that is read from it later.
+fn primary(bytes: &[u8]) {
+    let mut universe = rpm::universe::Universe::new("x86_64");
+    if universe.read_primary(bytes, 0).is_err() {
+        return;
+    }
+    universe.finish();
+    for id in universe.ids() {
+        let _ = (universe.nevra(id), universe.size(id), universe.sha256(id));
+        for relation in universe.relations(id, Kind::Requires) {
+            universe.providers(&relation);
+        }
+        assert!(!universe.path(id).split('/').any(|part| part == ".."));
+    }
+}
+
+fn filelists(bytes: &[u8]) {
+    let mut universe = rpm::universe::Universe::new("x86_64");
+    let wanted = HashSet::from(["/usr/bin/a".to_string()]);
+    let _ = universe.read_filelists(bytes, &wanted);
+}
+
+fn modules(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    let mut modules = Modules::default();
+    if modules.read(text).is_ok() {
+        modules.visible().has("a", "1-1", "x86_64");
+    }
+}
+
+/// What rpm says of the packages of a machine.
+fn installed(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    let mut universe = rpm::universe::Universe::new("x86_64");
+    if universe.read_installed(text).is_ok() {
+        universe.finish();
+        assert_eq!(universe.installed().count(), universe.ids().len());
     }
 }
 
