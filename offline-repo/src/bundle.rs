@@ -1,8 +1,9 @@
 //! A repository as one file to carry: a deterministic `.tar.gz`, the marker last.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::delta::{self, Delta};
 use crate::digest::{Hasher, HashingWriter, Sha256};
@@ -167,28 +168,88 @@ struct Input<'a> {
 }
 
 /// Writes the tarball; returns the writer with digest and size of what went through.
-fn pack<W: Write>(
+fn pack<W: Write + Send>(
     writer: W,
     path: &Path,
     input: &Input<'_>,
     progress: Callback<'_>,
 ) -> Result<(W, Sha256, u64)> {
     let io = |e| Error::io("write", path, e);
-    let hashing = HashingWriter::new(BufWriter::with_capacity(1 << 20, writer));
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel::<Vec<u8>>(CHUNKS);
+        let written = scope.spawn(move || {
+            let mut hashing = HashingWriter::new(writer);
+            receiver
+                .into_iter()
+                .try_for_each(|chunk| hashing.write_all(&chunk))?;
+            Ok(hashing.finish())
+        });
+        let packed = pack_into(Chunks::new(sender), input, progress);
+        // When writing fails, packing fails too, and knows less of it.
+        let written: std::io::Result<_> = written.join().expect("no panic while a file is written");
+        let written = written.map_err(io)?;
+        packed?.map_err(io)?;
+        Ok(written)
+    })
+}
+
+/// The archive as a stream. The inner error is one of its end.
+fn pack_into(
+    chunks: Chunks,
+    input: &Input<'_>,
+    progress: Callback<'_>,
+) -> Result<std::io::Result<()>> {
     // Stored, not compressed: packages are compressed already. Level 1 would make the bundle larger (its fixed
     // codes expand such data by 6 %), and higher levels take a hundred times longer to gain nothing.
     let gzip = flate2::GzBuilder::new()
         .mtime(0)
-        .write(hashing, flate2::Compression::none());
+        .write(chunks, flate2::Compression::none());
     let mut tar = tar::Builder::new(gzip);
     append_all(&mut tar, input, progress)?;
-    let hashing = tar
-        .into_inner()
-        .and_then(|gzip| gzip.finish())
-        .map_err(io)?;
-    let (buffered, sha256, size) = hashing.finish();
-    let writer = buffered.into_inner().map_err(|e| io(e.into_error()))?;
-    Ok((writer, sha256, size))
+    let ended = tar.into_inner().and_then(|gzip| gzip.finish());
+    Ok(ended.and_then(Chunks::finish))
+}
+
+/// Bytes that are handed over at once, and how many such pieces may wait.
+const CHUNK: usize = 1 << 20;
+const CHUNKS: usize = 4;
+
+/// Hands what is written to another thread: reading and proving packages takes as long as hashing and writing the archive.
+struct Chunks {
+    sender: SyncSender<Vec<u8>>,
+    buffer: Vec<u8>,
+}
+
+impl Chunks {
+    fn new(sender: SyncSender<Vec<u8>>) -> Self {
+        let buffer = Vec::with_capacity(CHUNK);
+        Chunks { sender, buffer }
+    }
+
+    fn hand_over(&mut self) -> std::io::Result<()> {
+        let chunk = std::mem::replace(&mut self.buffer, Vec::with_capacity(CHUNK));
+        // The other side ends early only when it cannot write.
+        let gone = |_| std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        self.sender.send(chunk).map_err(gone)
+    }
+
+    fn finish(mut self) -> std::io::Result<()> {
+        self.hand_over()
+    }
+}
+
+impl Write for Chunks {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK {
+            self.hand_over()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Members in their order: what lies beside, the folder, its files by name, the marker.
