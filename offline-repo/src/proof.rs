@@ -224,7 +224,12 @@ fn obstacle(resolver: &Resolver<'_>, requests: &[String]) -> Result<Option<(Clas
             required.push(dependency::parse_alternatives(name).map_err(invalid)?);
         }
     }
-    match resolver.extend_installed(&required) {
+    obstacle_of(resolver.extend_installed(&required))
+}
+
+/// What the outcome of a search says of why a group cannot be installed, if it cannot.
+pub(crate) fn obstacle_of(outcome: Result<()>) -> Result<Option<(Clash, Vec<String>)>> {
+    match outcome {
         Ok(()) => Ok(None),
         Err(Error::Unsatisfiable { clash, explanation }) => {
             let lines = explanation.lines().map(String::from).collect();

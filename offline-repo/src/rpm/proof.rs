@@ -9,8 +9,7 @@ use super::repodata;
 use super::resolve;
 use super::universe::Universe;
 use crate::error::{Error, Result};
-use crate::explain::Clash;
-use crate::proof::{Base, Groups, Verdict};
+use crate::proof::{Base, Groups, Verdict, obstacle_of};
 
 /// How rpm is asked what is installed: `rpm -qa --qf QUERY`.
 ///
@@ -33,7 +32,7 @@ pub(crate) fn prove(
 ) -> Result<Vec<Verdict>> {
     let universe = universe(packages, architecture, base, groups)?;
     let verdict = |(group, requests): (&String, &Vec<String>)| {
-        let (clash, explanation) = obstacle(&universe, requests)?.unzip();
+        let (clash, explanation) = obstacle_of(resolve::check(&universe, requests))?.unzip();
         Ok(Verdict {
             base: base.name.to_string(),
             group: group.clone(),
@@ -72,27 +71,6 @@ fn universe(
             .map_err(own)?;
     }
     Ok(universe)
-}
-
-/// What keeps `requests` from being installed, if anything does.
-fn obstacle(universe: &Universe, requests: &[String]) -> Result<Option<(Clash, Vec<String>)>> {
-    match resolve::check(universe, requests) {
-        Ok(()) => Ok(None),
-        Err(Error::Unsatisfiable { clash, explanation }) => {
-            let lines = explanation.lines().map(String::from).collect();
-            Ok(Some((*clash, lines)))
-        }
-        Err(Error::UnknownPackage { name, .. }) => {
-            let line = format!("{name} is asked for: the repository does not have it");
-            let clash = Clash {
-                package: "the request".into(),
-                requirement: name,
-                with: None,
-            };
-            Ok(Some((clash, vec![line])))
-        }
-        Err(other) => Err(other),
-    }
 }
 
 #[cfg(test)]
