@@ -9,8 +9,9 @@ use images::disk::{self, DiskInput, UpgradeSink};
 use images::emulation::Emulator;
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
-use images::progress::Progress;
-use images::root::{self, RootTree};
+use images::pack;
+use images::progress::{Progress, ProgressFn};
+use images::root::{self, Layer, RootInput, RootTree};
 use images::secure_boot::signer::Signer;
 use images::tools::ToolsTree;
 use offline_repo::lock::Lock;
@@ -98,7 +99,14 @@ pub fn image(
     out: &Path,
 ) -> Result<Baked> {
     let programs = MachinePrograms::of(session, recipe.processor()?)?;
-    let (source, closure, tree) = root_tree(session, recipe, repository, tools, &programs)?;
+    let is_disk = |format: &ImageFormat| *format != ImageFormat::Tar;
+    let packed = formats.iter().any(is_disk);
+    let Rooted {
+        source,
+        closure,
+        tree,
+        input: root_input,
+    } = root_tree(session, recipe, repository, tools, &programs, packed)?;
     interrupt::clean_on_interrupt(out);
     let mut baked = Baked {
         artifacts: Vec::new(),
@@ -130,7 +138,14 @@ pub fn image(
             true => Some(Writer::new(session, recipe, &baked.source)?),
             false => None,
         };
-        disk_images(session, &input, upgrade.as_ref(), tools, out, &mut baked)?;
+        let disks = Disks {
+            input: &input,
+            root: &root_input,
+            upgrade: upgrade.as_ref(),
+            tools,
+            out,
+        };
+        disk_images(session, &disks, &mut baked)?;
     }
     Ok(baked)
 }
@@ -143,18 +158,30 @@ pub fn tree(
     tools: &ToolsTree,
 ) -> Result<RootTree> {
     let programs = MachinePrograms::of(session, recipe.processor()?)?;
-    root_tree(session, recipe, repository, tools, &programs).map(|(_, _, tree)| tree)
+    root_tree(session, recipe, repository, tools, &programs, false).map(|rooted| rooted.tree)
 }
 
+/// A root tree, and what it was made of.
+struct Rooted {
+    source: Source,
+    closure: Vec<ClosurePackage>,
+    tree: RootTree,
+    input: RootInput,
+}
+
+/// The root tree of a recipe. For a disk image, its lowest layer is packed as soon as it is there: the processors have
+/// little to do while packages are configured.
 fn root_tree(
     session: &Session,
     recipe: &Recipe,
     repository: &Path,
     tools: &ToolsTree,
     programs: &MachinePrograms,
-) -> Result<(Source, Vec<ClosurePackage>, RootTree)> {
+    packed: bool,
+) -> Result<Rooted> {
     let source = open(repository, recipe)?;
-    interrupt::clean_on_interrupt(&session.paths.cache);
+    let cache = &session.paths.cache;
+    interrupt::clean_on_interrupt(cache);
     let closure = source.repository.closure(&recipe.roots(), true)?;
     let emulator = Emulator::find(recipe.processor()?, tools);
     let input = root_input::root_input(recipe, &source, &closure, &programs.bootstrap, emulator)?;
@@ -174,13 +201,29 @@ fn root_tree(
             }
             report(event);
         };
-        let tree = root::build(&input, &session.paths.cache, &watch)?;
+        let context = pack::Context {
+            tools,
+            cache,
+            epoch: input.epoch,
+            progress: &watch,
+        };
+        let compression = recipe.image.root_compression.unwrap_or_default();
+        let lowest = |layer: &Layer| {
+            // What went wrong here goes wrong again, and is told, when the image is made.
+            let _ = packed.then(|| pack::lowest(&context, layer, compression));
+        };
+        let tree = root::build(&input, cache, &watch, &lowest)?;
         Ok(Done {
             value: tree,
             reused: reused.into_inner(),
         })
     })?;
-    Ok((source, closure, tree))
+    Ok(Rooted {
+        source,
+        closure,
+        tree,
+        input,
+    })
 }
 
 fn disk_format(format: ImageFormat) -> Option<Format> {
@@ -277,18 +320,40 @@ fn certificate_digest(signer: &Signer) -> String {
     hex::encode(Sha256::digest(certificate))
 }
 
+/// What disk images are made of, and with.
+struct Disks<'a> {
+    input: &'a DiskInput,
+    root: &'a RootInput,
+    upgrade: Option<&'a Writer>,
+    tools: &'a ToolsTree,
+    out: &'a Path,
+}
+
+impl Disks<'_> {
+    fn build(&self, session: &Session, progress: ProgressFn) -> Result<Vec<Artifact>> {
+        let write = self.upgrade.map(Writer::sink);
+        let cache = &session.paths.cache;
+        let build = || {
+            let write = write.as_ref().map(|write| write as UpgradeSink<'_>);
+            disk::build(self.input, write, self.tools, cache, self.out, progress)
+        };
+        let made = match build() {
+            Err(images::error::Error::LayerGone { .. }) => {
+                root::remake_layers(self.root, cache, progress)?;
+                build()?
+            }
+            other => other?,
+        };
+        Ok(made.artifacts)
+    }
+}
+
 /// Writes the images, unless `out` holds those of the same inputs, intact.
-fn disk_images(
-    session: &Session,
-    input: &DiskInput,
-    upgrade: Option<&Writer>,
-    tools: &ToolsTree,
-    out: &Path,
-    baked: &mut Baked,
-) -> Result<()> {
+fn disk_images(session: &Session, disks: &Disks, baked: &mut Baked) -> Result<()> {
+    let Disks { input, out, .. } = *disks;
     let manifest = out.join(format!("{}.manifest.json", input.name));
     let stamp = out.join(format!("{}.inputs", input.name));
-    let inputs = inputs_digest(input, upgrade.is_some(), tools);
+    let inputs = inputs_digest(input, disks.upgrade.is_some(), disks.tools);
     let artifacts = session.stage("image", |stage| {
         if std::fs::read_to_string(&stamp).is_ok_and(|text| text.trim() == inputs)
             && let Ok(manifest) = manifest::Manifest::read(&manifest)
@@ -300,16 +365,7 @@ fn disk_images(
             return Ok(Done::reused(manifest.artifacts));
         }
         beside::withdraw(out)?;
-        let write = upgrade.map(Writer::sink);
-        let made = disk::build(
-            input,
-            write.as_ref().map(|write| write as UpgradeSink<'_>),
-            tools,
-            &session.paths.cache,
-            out,
-            &image_progress(stage),
-        )?;
-        Ok(Done::made(made.artifacts))
+        Ok(Done::made(disks.build(session, &image_progress(stage))?))
     })?;
     for Artifact {
         kind,

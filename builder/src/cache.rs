@@ -15,13 +15,14 @@ use serde::Serialize;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::paths::Paths;
 
-/// Kinds of entries: package files, unpacked indexes, root trees, the trees that they begin with, file systems of images,
-/// what killed runs left, and trees of programs, which the tools keep few of by themselves.
-pub const KINDS: [&str; 7] = [
+/// Kinds of entries: package files, unpacked indexes, root trees, the trees that they begin with, the layers of those, file
+/// systems of images, what killed runs left, and trees of programs, which the tools keep few of by themselves.
+pub const KINDS: [&str; 8] = [
     "download",
     "index",
     "root",
     "base",
+    "layer",
     "part",
     "unfinished",
     "tools",
@@ -101,6 +102,7 @@ pub fn entries(paths: &Paths) -> Result<Vec<Entry>> {
     collect(&cache.join("indexes"), "index", &mut found)?;
     collect(&cache.join("roots"), "root", &mut found)?;
     collect(&cache.join("bases"), "base", &mut found)?;
+    collect(&cache.join("layers"), "layer", &mut found)?;
     collect(cache, "part", &mut found)?;
     collect(&paths.tools, "tools", &mut found)?;
     Ok(found)

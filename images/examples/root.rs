@@ -41,7 +41,7 @@ fn run(tools: &Path, root: &Path, out: &Path) -> Result<()> {
     let tools = images::tools::ensure(&out.join("tools"), &packages(tools)?, &progress)?;
     println!("tools tree {}", tools.root.display());
     let input = input(root)?;
-    let tree = images::root::build(&input, out, &progress)?;
+    let tree = images::root::build(&input, out, &progress, &|_| ())?;
     println!("root tree {} {:?}", tree.path.display(), tree.kernel);
     Ok(())
 }

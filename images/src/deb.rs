@@ -17,6 +17,7 @@ use extract::Extractor;
 
 mod extract;
 mod members;
+pub(crate) mod plain;
 
 /// Largest control member that is read, in bytes. The largest in Debian 13 are lists of a few megabytes.
 const CONTROL_LIMIT: u64 = 64 << 20;

@@ -95,6 +95,12 @@ pub enum Error {
         /// What is missing or contradictory.
         reason: String,
     },
+    /// A layer that has not been packed is not in the cache any more. Whoever can make it again does.
+    #[error("layer {digest} of a root tree is not in the cache any more")]
+    LayerGone {
+        /// Its digest.
+        digest: String,
+    },
     /// A file that takes part in the first steps of a boot is not what it should be.
     #[error("{what}: {reason}")]
     Boot {
@@ -176,7 +182,7 @@ impl Error {
             Error::Program { .. } => "FR-IMAGE-PROGRAM",
             Error::Script { .. } => "FR-IMAGE-SCRIPT",
             Error::Package { .. } => "FR-IMAGE-PACKAGE",
-            Error::Tree { .. } => "FR-IMAGE-TREE",
+            Error::Tree { .. } | Error::LayerGone { .. } => "FR-IMAGE-TREE",
             Error::Boot { .. } => "FR-IMAGE-BOOT",
             Error::SecureBoot { .. } => "FR-SECURE-BOOT",
             Error::Image { .. } => "FR-IMAGE-INPUT",

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Result};
 use crate::partitions::Guid;
 use crate::progress::{Progress, ProgressFn};
-use crate::root::RootTree;
+use crate::root::{self, Base, Layer, RootTree};
 use crate::sandbox::Sandbox;
 use crate::tools::ToolsTree;
 
@@ -61,61 +61,189 @@ pub struct Context<'a> {
     pub progress: ProgressFn<'a>,
 }
 
-/// The read-only root file system of a tree. What its base holds is packed once; files that were added are then appended
-/// to a copy, which takes a moment. An image from an empty cache goes the same way, so it has the same bytes.
+/// The read-only root file system of a tree. What its layers hold is packed once for each of them; what a base has beyond
+/// them, and files that were added to it, are then appended to copies, which takes a moment. An image from an empty
+/// cache goes the same way, so it has the same bytes.
 ///
 /// # Errors
-/// When `mkfs.erofs` fails or the cache cannot be written.
+/// When `mkfs.erofs` fails or the cache cannot be written. [`Error::LayerGone`] when a layer that has not been packed is
+/// not in the cache any more: [make](crate::root::remake_layers) it and try again.
 pub fn root(
     context: &Context,
     tree: &RootTree,
     uuid: Guid,
     compression: RootCompression,
 ) -> Result<PathBuf> {
-    let options = match compression {
-        RootCompression::Lz4 => ROOT_OPTIONS,
-        RootCompression::Zstd => SMALL_ROOT_OPTIONS,
-    };
-    let packing = |uuid| {
-        let mut arguments = erofs_arguments(context.epoch, uuid);
-        arguments.extend(options.map(str::to_owned));
-        arguments
-    };
-    let whole = |stage, digest: &str, uuid, tree: &Path| {
-        let mut arguments = packing(uuid);
-        arguments.extend([ROOT_EXCLUDE, "/out/part.img", "/tree"].map(str::to_owned));
-        cached(context, stage, digest, &arguments, tree, None)
+    let packer = Packer {
+        context,
+        compression,
     };
     let Some(base) = &tree.base else {
-        return whole("image/root", &tree.digest, uuid, &tree.path);
+        return packer.whole("image/root", &tree.digest, uuid, &tree.path);
     };
-    let id = Sha256::digest(format!("base file system {}", base.digest));
-    let part = whole(
-        "image/base",
-        &base.digest,
-        Guid::from_digest(&id),
-        &base.path,
-    )?;
-    let mut arguments: Vec<String> = ["sh", "-c", APPEND, "append"].map(str::to_owned).into();
-    arguments.extend(packing(uuid));
-    arguments.extend(
-        ["--incremental=data", "--tar=f", "/out/part.img"]
-            .iter()
-            .map(|&word| word.to_owned()),
-    );
-    let start = Start {
-        part: &part,
-        list: list(&base.added),
-    };
-    let (digest, tree) = (&tree.digest, &tree.path);
-    cached(
+    packer.above("image/root", &tree.digest, uuid, &tree.path, || {
+        Ok((packer.base(base)?, list(&base.added)))
+    })
+}
+
+/// Packs the lowest layer of a tree, which [`root`] then finds.
+///
+/// # Errors
+/// As [`root`].
+pub fn lowest(context: &Context, layer: &Layer, compression: RootCompression) -> Result<PathBuf> {
+    let packer = Packer {
         context,
-        "image/root",
-        digest,
-        &arguments,
-        tree,
-        Some(&start),
-    )
+        compression,
+    };
+    packer.lowest(layer)
+}
+
+/// Packs root file systems in one way.
+struct Packer<'a> {
+    context: &'a Context<'a>,
+    compression: RootCompression,
+}
+
+impl Packer<'_> {
+    fn base(&self, base: &Base) -> Result<PathBuf> {
+        let id = id("base", &base.digest);
+        let (stage, digest) = ("image/base", &base.digest);
+        let Some(changed) = &base.changes.tree else {
+            return self.whole(stage, digest, id, &base.path);
+        };
+        self.above(stage, digest, id, &base.path, || {
+            let uppers = base.layers.get(1..).unwrap_or_default();
+            let mut part = match base.layers.first() {
+                Some(lowest) => Below::Layer(lowest),
+                None => Below::Nothing,
+            };
+            for (upper, changed) in uppers.iter().zip(&base.changes.layers) {
+                part = Below::Part(self.upper(upper, changed, part)?);
+            }
+            Ok((self.part(part)?, list(changed)))
+        })
+    }
+
+    /// `/usr` of a layer that is a whole tree.
+    fn lowest(&self, layer: &Layer) -> Result<PathBuf> {
+        let id = id("layer", &layer.digest);
+        let mut arguments = self.arguments(id);
+        arguments.push(format!("--exclude-path={}", root::of_the_build()));
+        arguments.extend(["/out/part.img", "/tree"].map(str::to_owned));
+        let excluded = || {
+            let names = fs::read_dir(&layer.path).map_err(|_| gone(layer))?;
+            let mut names: Vec<String> = names
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .filter(|name| name != root::PACKED)
+                .map(|name| format!("--exclude-path={name}"))
+                .collect();
+            names.sort();
+            Ok::<_, Error>(names)
+        };
+        let work = Work {
+            stage: "image/layer",
+            digest: &layer.digest,
+            arguments: &arguments,
+            tree: &layer.path,
+        };
+        work.cached(self.context, || Ok(Begin::Arguments(excluded()?)))
+    }
+
+    /// What a layer puts over `/usr` of those below.
+    fn upper(&self, layer: &Layer, changed: &[String], below: Below) -> Result<PathBuf> {
+        let id = id("layer", &layer.digest);
+        self.above("image/layer", &layer.digest, id, &layer.path, || {
+            if !layer.path.is_dir() {
+                return Err(gone(layer));
+            }
+            Ok((self.part(below)?, list(changed)))
+        })
+    }
+
+    fn part(&self, below: Below) -> Result<PathBuf> {
+        match below {
+            Below::Layer(layer) => self.lowest(layer),
+            Below::Part(path) => Ok(path),
+            Below::Nothing => Err(Error::Tree {
+                reason: "it has no layer".to_owned(),
+            }),
+        }
+    }
+
+    /// A tree as one file system.
+    fn whole(
+        &self,
+        stage: &'static str,
+        digest: &str,
+        uuid: Guid,
+        tree: &Path,
+    ) -> Result<PathBuf> {
+        let mut arguments = self.arguments(uuid);
+        arguments.extend([ROOT_EXCLUDE, "/out/part.img", "/tree"].map(str::to_owned));
+        let work = Work {
+            stage,
+            digest,
+            arguments: &arguments,
+            tree,
+        };
+        work.cached(self.context, || Ok(Begin::Nothing))
+    }
+
+    /// Files of a tree appended to a copy of a part; both are asked for when this one is not in the cache.
+    fn above(
+        &self,
+        stage: &'static str,
+        digest: &str,
+        uuid: Guid,
+        tree: &Path,
+        begin: impl FnOnce() -> Result<(PathBuf, Vec<u8>)>,
+    ) -> Result<PathBuf> {
+        let mut arguments: Vec<String> = ["sh", "-c", APPEND, "append"].map(str::to_owned).into();
+        arguments.extend(self.arguments(uuid));
+        arguments.extend(
+            ["--incremental=data", "--tar=f", "/out/part.img"]
+                .iter()
+                .map(|&word| word.to_owned()),
+        );
+        let work = Work {
+            stage,
+            digest,
+            arguments: &arguments,
+            tree,
+        };
+        work.cached(self.context, || {
+            let (part, list) = begin()?;
+            Ok(Begin::Part { part, list })
+        })
+    }
+
+    fn arguments(&self, uuid: Guid) -> Vec<String> {
+        let mut arguments = erofs_arguments(self.context.epoch, uuid);
+        let options = match self.compression {
+            RootCompression::Lz4 => ROOT_OPTIONS,
+            RootCompression::Zstd => SMALL_ROOT_OPTIONS,
+        };
+        arguments.extend(options.map(str::to_owned));
+        arguments
+    }
+}
+
+/// What a layer is put over.
+enum Below<'a> {
+    Nothing,
+    Layer(&'a Layer),
+    Part(PathBuf),
+}
+
+fn id(what: &str, digest: &str) -> Guid {
+    Guid::from_digest(&Sha256::digest(format!("{what} file system {digest}")))
+}
+
+fn gone(layer: &Layer) -> Error {
+    Error::LayerGone {
+        digest: layer.digest.clone(),
+    }
 }
 
 /// Appends the files listed in `/out/added` to the file system that the command in the arguments names.
@@ -126,12 +254,18 @@ tar --create --file=added.tar --directory=/tree --no-recursion --format=gnu --nu
 "$@" added.tar
 rm added added.tar"#;
 
-/// What a part begins as.
-struct Start<'a> {
-    /// A part that is copied.
-    part: &'a Path,
-    /// Paths that are appended, each ended by a NUL.
-    list: Vec<u8>,
+/// What is there before the command of a part is run.
+enum Begin {
+    /// Nothing; the command is complete.
+    Nothing,
+    /// Nothing; but the command gets these arguments before its last two.
+    Arguments(Vec<String>),
+    /// A copy of a part.
+    Part {
+        part: PathBuf,
+        /// Paths that are appended, each ended by a NUL.
+        list: Vec<u8>,
+    },
 }
 
 /// The added files that are in the root's file system, and the folders on the way to them, whose times changed.
@@ -155,14 +289,13 @@ pub fn repository(context: &Context, folder: &Path, digest: &str, uuid: Guid) ->
     let mut arguments = erofs_arguments(context.epoch, uuid);
     arguments.extend(["--all-root", "--all-time", "-Lfarrow-repo"].map(str::to_owned));
     arguments.extend(["/out/part.img".to_owned(), "/tree".to_owned()]);
-    cached(
-        context,
-        "image/repository",
+    let work = Work {
+        stage: "image/repository",
         digest,
-        &arguments,
-        folder,
-        None,
-    )
+        arguments: &arguments,
+        tree: folder,
+    };
+    work.cached(context, || Ok(Begin::Nothing))
 }
 
 /// The writable file system with the tree's `/var`, of `mib` MiB.
@@ -202,14 +335,13 @@ pub fn var(context: &Context, tree: &Path, digest: &str, uuid: Guid, mib: u64) -
         "/out/part.img",
         &size,
     ];
-    cached(
-        context,
-        "image/var",
+    let work = Work {
+        stage: "image/var",
         digest,
-        &arguments.map(str::to_owned),
+        arguments: &arguments.map(str::to_owned),
         tree,
-        None,
-    )
+    };
+    work.cached(context, || Ok(Begin::Nothing))
 }
 
 fn erofs_arguments(epoch: u64, uuid: Guid) -> Vec<String> {
@@ -222,40 +354,52 @@ fn erofs_arguments(epoch: u64, uuid: Guid) -> Vec<String> {
     arguments
 }
 
-/// The part that a program makes from `tree` (seen as `/tree`) at `/out/part.img`, or the one made before. With a start,
-/// that is there already.
-fn cached(
-    context: &Context,
+/// A command that makes a part at `/out/part.img` from a tree that is seen as `/tree`.
+struct Work<'a> {
     stage: &'static str,
-    digest: &str,
-    arguments: &[String],
-    tree: &Path,
-    begin: Option<&Start>,
-) -> Result<PathBuf> {
-    let start = std::time::Instant::now();
-    (context.progress)(Progress::Started { stage, total: None });
-    let folder = context.cache.join(key(context, digest, arguments));
-    let reused = folder.is_dir();
-    if reused {
-        // The time of last use decides what goes when the cache is bounded; others may share it read-only.
-        let _ = fs::File::open(&folder).and_then(|f| f.set_modified(std::time::SystemTime::now()));
-    } else {
-        make(context, arguments, tree, begin, &folder)?;
+    /// Digest of the tree.
+    digest: &'a str,
+    arguments: &'a [String],
+    tree: &'a Path,
+}
+
+impl Work<'_> {
+    /// The part, or the one made before. What it begins with is asked for only when it has to be made.
+    fn cached(
+        &self,
+        context: &Context,
+        begin: impl FnOnce() -> Result<Begin>,
+    ) -> Result<PathBuf> {
+        let folder = context.cache.join(key(context, self.digest, self.arguments));
+        let reused = folder.is_dir();
+        let begin = match reused {
+            true => Begin::Nothing,
+            false => begin()?,
+        };
+        let (stage, start) = (self.stage, std::time::Instant::now());
+        (context.progress)(Progress::Started { stage, total: None });
+        if reused {
+            // The time of last use decides what goes when the cache is bounded; others may share it read-only.
+            let _ =
+                fs::File::open(&folder).and_then(|f| f.set_modified(std::time::SystemTime::now()));
+        } else {
+            make(context, self, &begin, &folder)?;
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        (context.progress)(Progress::Finished {
+            stage,
+            seconds,
+            reused,
+        });
+        Ok(folder.join(FILE))
     }
-    let seconds = start.elapsed().as_secs_f64();
-    (context.progress)(Progress::Finished {
-        stage,
-        seconds,
-        reused,
-    });
-    Ok(folder.join(FILE))
 }
 
 /// Digest of all that a part depends on; each field ends with a NUL so that no two lists look the same.
 fn key(context: &Context, digest: &str, arguments: &[String]) -> String {
     let mut hash = Sha256::new();
     let epoch = context.epoch.to_string();
-    let fields = ["farrow part 1", digest, &context.tools.digest, &epoch].into_iter();
+    let fields = ["farrow part 2", digest, &context.tools.digest, &epoch].into_iter();
     for field in fields.chain(arguments.iter().map(String::as_str)) {
         hash.update(field);
         hash.update([0]);
@@ -263,13 +407,7 @@ fn key(context: &Context, digest: &str, arguments: &[String]) -> String {
     hex::encode(hash.finalize())
 }
 
-fn make(
-    context: &Context,
-    arguments: &[String],
-    tree: &Path,
-    begin: Option<&Start>,
-    folder: &Path,
-) -> Result<()> {
+fn make(context: &Context, work: &Work, begin: &Begin, folder: &Path) -> Result<()> {
     let cache = context.cache;
     fs::create_dir_all(cache).map_err(Error::io("create", cache))?;
     let temporary = tempfile::Builder::new()
@@ -277,14 +415,22 @@ fn make(
         .tempdir_in(cache)
         .map_err(Error::io("create in", cache))?;
     let file = temporary.path().join(FILE);
-    if let Some(Start { part, list }) = begin {
-        fs::copy(part, &file).map_err(Error::io("copy", part))?;
-        let added = temporary.path().join("added");
-        fs::write(&added, list).map_err(Error::io("write", &added))?;
+    let mut arguments = work.arguments.to_vec();
+    match begin {
+        Begin::Nothing => {}
+        Begin::Arguments(more) => {
+            let place = arguments.len().saturating_sub(2);
+            arguments.splice(place..place, more.iter().cloned());
+        }
+        Begin::Part { part, list } => {
+            fs::copy(part, &file).map_err(Error::io("copy", part))?;
+            let added = temporary.path().join("added");
+            fs::write(&added, list).map_err(Error::io("write", &added))?;
+        }
     }
     let epoch = context.epoch.to_string();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    sandbox(context, tree, temporary.path())
+    sandbox(context, work.tree, temporary.path())
         .env("SOURCE_DATE_EPOCH", &epoch)
         .env("E2FSPROGS_FAKE_TIME", &epoch)
         .run(&words, None)?;

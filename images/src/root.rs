@@ -1,14 +1,18 @@
 //! Packages → root tree: what the machine will have as `/`, as a folder with the right owners.
 //!
-//! The essential packages are unpacked first (side by side, in Rust), so that a shell and dpkg are there; then the
-//! tree's own dpkg unpacks and configures everything in a sandbox without network; then the tree is
-//! [finished](finish): nothing individual or secret is left, and the same input gives the same bytes.
+//! Packages are installed in [layers]: the essential ones are unpacked first (side by side, in Rust), so that a shell and
+//! dpkg are there; then the tree's own dpkg unpacks and configures everything in sandboxes without network. The layers
+//! together are [finished](finish): nothing individual or secret is left, and the same input gives the same bytes.
 
+mod changes;
 mod dpkg;
 mod failure;
 mod finish;
 mod input;
+mod layers;
+mod merge;
 mod order;
+mod plain;
 mod policy;
 mod prepare;
 mod store;
@@ -17,16 +21,22 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use finish::{CompleteInput, FinishInput, complete, finish};
+pub use changes::Changes;
+pub(crate) use changes::{PACKED, changes, of_the_build};
+pub(crate) use finish::{CompleteInput, FinishInput, SealInput, complete, finish, seal};
 pub use input::{Content, FileEntry, Package, RootInput, Script, SystemUser};
+pub use layers::{Layer, LayerFn};
+pub(crate) use merge::merge;
 pub(crate) use prepare::{PrepareInput, prepare};
 
-use store::Lasting;
+use changes::ChangesInput;
+use merge::MergeInput;
+use store::{Kept, Lasting};
 
 use crate::deb::{self, Owners};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, ProgressFn, stage};
-use crate::sandbox::{self, Sandbox};
+use crate::sandbox;
 
 /// The kernel that a tree's packages brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,113 +71,162 @@ pub struct Base {
     pub digest: String,
     /// What was added or replaced: paths below the tree, no part of which is a link.
     pub added: Vec<String>,
+    /// What it was made from, the lowest first. A base may outlive its layers in the cache: see [`layers`].
+    pub layers: Vec<Layer>,
+    /// What it has beyond them.
+    pub changes: Changes,
 }
 
 /// Makes the root tree of `input` below `cache`, or finds it there. Killed at any moment, it starts anew next time.
+/// `lowest` gets the lowest layer as soon as it has been made, beside the making of the others.
 ///
 /// # Errors
 /// [`Error::Package`] for a damaged package, [`Error::Program`] with dpkg's last words when a package cannot be
 /// configured, [`Error::Worker`] and [`Error::Sandbox`] when the host does not let the sandbox start.
-pub fn build(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<RootTree> {
+pub fn build(
+    input: &RootInput,
+    cache: &Path,
+    progress: ProgressFn,
+    lowest: LayerFn,
+) -> Result<RootTree> {
     let digest = input.digest();
     // The base first, also when the tree is there: its file system is packed from it.
-    let base = build_base(input, cache, progress)?;
+    let (base, facts) = build_base(input, cache, progress, lowest)?;
+    let of_base = |added| Base {
+        path: base.path.clone(),
+        digest: base.digest.clone(),
+        added,
+        layers: layers_of(cache, &facts.layers),
+        changes: facts.changes.clone(),
+    };
     let roots = store::open(cache, "roots")?;
-    if let Some((tree, added)) = roots.find(&digest)? {
+    if let Some((tree, kept)) = roots.find(&digest)? {
         progress(Progress::Finished {
             stage: "root",
             seconds: 0.0,
             reused: true,
         });
-        return Ok(with_base(tree, &base, added));
+        let base = Some(of_base(kept.added));
+        return Ok(RootTree { base, ..tree });
     }
     let work = roots.begin()?;
     let added = stage(progress, "root/complete", || {
-        complete_tree(&base, input, cache, &work)
+        complete_tree(&base, input, &work)
     })?;
+    let kept = Kept {
+        added: added.clone(),
+        ..Kept::default()
+    };
     let tree = stage(progress, "root/publish", || {
         let kernel = base.kernel.clone();
-        roots.publish(&work, &digest, kernel, &added, Lasting::UntilBoot)
+        roots.publish(&work, &digest, kernel, kept, Lasting::UntilBoot)
     })?;
-    Ok(with_base(tree, &base, added))
+    let base = Some(of_base(added));
+    Ok(RootTree { base, ..tree })
 }
 
-fn with_base(tree: RootTree, base: &RootTree, added: Vec<String>) -> RootTree {
-    let base = Base {
-        path: base.path.clone(),
-        digest: base.digest.clone(),
-        added,
+/// Makes the layers of a tree that are not in the cache any more, so that it can be packed.
+///
+/// # Errors
+/// As [`build`].
+pub fn remake_layers(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<()> {
+    layers::build(input, cache, progress, &|_| ()).map(drop)
+}
+
+/// Where layers are, or were.
+fn layers_of(cache: &Path, digests: &[String]) -> Vec<Layer> {
+    let layer = |digest: &String| Layer {
+        path: store::place(cache, layers::KIND, digest),
+        digest: digest.clone(),
+        whole: false,
     };
-    RootTree {
-        base: Some(base),
-        ..tree
-    }
+    digests.iter().map(layer).collect()
 }
 
 /// The tree before [`RootInput::files_after`]: most changes of an image change only those.
-fn build_base(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<RootTree> {
+fn build_base(
+    input: &RootInput,
+    cache: &Path,
+    progress: ProgressFn,
+    lowest: LayerFn,
+) -> Result<(RootTree, Kept)> {
     let digest = input.base_digest();
     let bases = store::open(cache, "bases")?;
-    if let Some((tree, _)) = bases.find(&digest)? {
+    if let Some(found) = bases.find(&digest)? {
         progress(Progress::Finished {
             stage: "root/base",
             seconds: 0.0,
             reused: true,
         });
-        return Ok(tree);
+        return Ok(found);
     }
+    let layers = layers::build(input, cache, progress, lowest)?;
     let work = bases.begin()?;
     let tree = work.join(store::TREE);
-    let plan = stage(progress, "root/plan", || order::plan(&input.packages))?;
-    stage(progress, "root/essential", || {
-        unpack_essential(&plan, input, &tree)
-    })?;
-    dpkg::unpack(&plan, input, &work, progress)?;
-    dpkg::configure(input, &work, progress)?;
-    dpkg::run_scripts(input, &work, progress)?;
+    merge_layers(input, &layers, &work, progress)?;
     let finished = FinishInput {
-        tree,
+        tree: tree.clone(),
         epoch: input.epoch,
     };
     let kernel: Option<Kernel> = stage(progress, "root/finish", || {
         sandbox::call("finish-root", &finished, &|_, _| ())
     })?;
-    stage(progress, "root/sync", || {
-        bases.publish(&work, &digest, kernel, &[], Lasting::Always)
-    })
+    let changes: Changes = stage(progress, "root/changes", || {
+        let packed = layers.iter().take(layers::PACKED).cloned();
+        let input = ChangesInput::new(packed.collect(), tree);
+        sandbox::call("changes-of-layers", &input, &|_, _| ())
+    })?;
+    let kept = Kept {
+        layers: layers.iter().map(|layer| layer.digest.clone()).collect(),
+        changes,
+        ..Kept::default()
+    };
+    let tree = stage(progress, "root/sync", || {
+        bases.publish(&work, &digest, kernel, kept.clone(), Lasting::Always)
+    })?;
+    // What was synced with it.
+    layers::keep(cache, &layers)?;
+    Ok((tree, kept))
+}
+
+/// Makes one tree of layers, after the scripts that were asked for have run in them.
+fn merge_layers(
+    input: &RootInput,
+    layers: &[Layer],
+    work: &Path,
+    progress: ProgressFn,
+) -> Result<()> {
+    let tree = work.join(store::TREE);
+    let mut merge = MergeInput::new(layers, &tree, false);
+    let scripts = work.join("scripts");
+    if !input.scripts.is_empty() {
+        std::fs::create_dir(&scripts).map_err(Error::io("create", &scripts))?;
+        let whole = !layers::can_be_seen_as_one(layers, &scripts)?;
+        let sandbox = layers::above(layers, &scripts, whole, progress)?;
+        dpkg::Dpkg::new(sandbox, input, work, progress)?.run_scripts()?;
+        let seal = SealInput {
+            tree: scripts.join(store::TREE),
+            epoch: input.epoch,
+        };
+        sandbox::call::<_, ()>("seal-layer", &seal, &|_, _| ())?;
+        merge = match whole {
+            true => MergeInput::new(&[], &tree, false),
+            false => merge,
+        }
+        .with(seal.tree);
+    }
+    stage(progress, "root/merge", || {
+        sandbox::call::<_, ()>("merge-layers", &merge, &|_, _| ())
+    })?;
+    sandbox::remove_tree(&scripts)
 }
 
 /// Makes the whole tree from the base, and returns what was added. Files are links to the base's: nothing writes to a file
 /// in place, here or later.
-fn complete_tree(
-    base: &RootTree,
-    input: &RootInput,
-    cache: &Path,
-    work: &Path,
-) -> Result<Vec<String>> {
-    let cache = cache.canonicalize().map_err(Error::io("find", cache))?;
-    // One mount for both trees: the kernel refuses links between two, even of the same file system.
-    let seen = Path::new("/run/farrow/cache");
-    let inside = |path: &Path| {
-        let relative = path.strip_prefix(&cache).unwrap_or(path);
-        seen.join(relative).to_string_lossy().into_owned()
-    };
+fn complete_tree(base: &RootTree, input: &RootInput, work: &Path) -> Result<Vec<String>> {
     let tree = work.join(store::TREE);
-    Sandbox::new(&base.path)
-        .read_only()
-        .emulator(input.emulator.clone())
-        .bind(&cache, seen)
-        .run(
-            &[
-                "cp",
-                "--archive",
-                "--link",
-                "--",
-                &inside(&base.path),
-                &inside(&tree),
-            ],
-            None,
-        )?;
+    let links = MergeInput::of_tree(&base.path, &tree);
+    sandbox::call::<_, ()>("merge-layers", &links, &|_, _| ())?;
     let complete = CompleteInput {
         tree,
         files: input.files_after.clone(),

@@ -71,11 +71,24 @@ pub struct Bind {
     pub read_only: bool,
 }
 
+/// Trees seen as one: what is written goes to the uppermost (overlayfs, Documentation/filesystems/overlayfs.rst).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layers {
+    /// Trees that are only read, the uppermost first.
+    pub lower: Vec<PathBuf>,
+    /// The folder that gets what is written, and marks of what is removed.
+    pub upper: PathBuf,
+    /// An empty folder beside it, for the kernel.
+    pub work: PathBuf,
+}
+
 /// How to run a program: the tree, what is visible in it, and with which ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
-    /// The tree that becomes `/`.
+    /// The tree that becomes `/`; the lowest one where it has layers.
     pub root: PathBuf,
+    /// Layers instead of the tree alone.
+    pub layers: Option<Layers>,
     /// Whether the tree is protected from writes (mount points for [`Bind`]s are then made on a tmpfs above it).
     pub root_read_only: bool,
     /// Paths of the host that are visible inside.
@@ -112,6 +125,7 @@ impl Sandbox {
         ];
         Self {
             root: root.into(),
+            layers: None,
             root_read_only: false,
             binds: Vec::new(),
             network: Network::None,
@@ -123,6 +137,15 @@ impl Sandbox {
             kvm: false,
             ignore_sync: false,
             emulator: None,
+        }
+    }
+
+    /// A sandbox on several trees; see [`Sandbox::new`] for the rest.
+    pub fn layered(layers: Layers) -> Self {
+        let lowest = layers.lower.last().unwrap_or(&layers.upper).clone();
+        Self {
+            layers: Some(layers),
+            ..Self::new(lowest)
         }
     }
 
@@ -238,6 +261,12 @@ impl Sandbox {
     fn canonical(&self) -> Result<Self> {
         let mut sandbox = self.clone();
         sandbox.root = canonical(&self.root)?;
+        if let Some(layers) = &mut sandbox.layers {
+            let places = layers.lower.iter_mut();
+            for place in places.chain([&mut layers.upper, &mut layers.work]) {
+                *place = canonical(place)?;
+            }
+        }
         for bind in &mut sandbox.binds {
             bind.source = canonical(&bind.source)?;
         }

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Instant;
 
 use super::failure::Failure;
-use super::input::{Package, RootInput};
-use super::order::Plan;
-use super::{policy, store};
+use super::input::RootInput;
+use super::policy;
 use crate::error::{Error, Result};
 use crate::process;
 use crate::progress::{Progress, ProgressFn};
@@ -20,6 +20,8 @@ use crate::sandbox::Sandbox;
 const STAND_INS: &str = "/run/farrow/bin";
 /// Where the packages are visible.
 const PACKAGES: &str = "/run/farrow/packages";
+/// The stage in which packages are unpacked.
+const UNPACK: &str = "root/unpack";
 /// How many of dpkg's last lines an error shows.
 const TAIL: usize = 25;
 
@@ -45,77 +47,152 @@ const EXCLUDES: [&str; 8] = [
     "--path-exclude=/usr/share/help/*",
 ];
 
-/// Unpacks every package. Dependencies are ignored: the order has put what preinst scripts need first, and nothing is
-/// configured yet.
-pub(super) fn unpack(
-    plan: &Plan,
-    input: &RootInput,
-    work: &Path,
-    progress: ProgressFn,
-) -> Result<()> {
-    let mut sandbox = sandbox(input, work)?;
-    let mut argv: Vec<String> = OPTIONS.iter().map(|&word| word.to_owned()).collect();
-    if input.exclude_documentation {
-        argv.extend(EXCLUDES.map(str::to_owned));
-    }
-    argv.extend(["--force-depends".to_owned(), "--unpack".to_owned()]);
-    for package in &plan.packages {
-        let Package {
-            name, architecture, ..
-        } = package;
-        let target = format!("{PACKAGES}/{name}_{architecture}.deb");
-        sandbox = sandbox.bind_ro(&package.path, &target);
-        argv.push(target);
-    }
-    run(
-        &sandbox,
-        &argv,
-        "Unpacking ",
-        "root/unpack",
-        plan.packages.len(),
-        work,
-        progress,
-    )
+/// dpkg of one tree.
+pub(super) struct Dpkg<'a> {
+    sandbox: Sandbox,
+    input: &'a RootInput,
+    work: &'a Path,
+    progress: ProgressFn<'a>,
 }
 
-/// Configures every package, in the order of their dependencies, and runs the triggers.
-pub(super) fn configure(input: &RootInput, work: &Path, progress: ProgressFn) -> Result<()> {
-    let words = ["sh", "-c", policy::WAIT, "configure"]
-        .into_iter()
-        .chain(OPTIONS);
-    let argv: Vec<String> = words
-        .chain(["--configure", "--pending"])
-        .map(str::to_owned)
-        .collect();
-    run(
-        &sandbox(input, work)?,
-        &argv,
-        "Setting up ",
-        "root/configure",
-        input.packages.len(),
-        work,
-        progress,
-    )
-}
-
-/// Runs the scripts that were asked for, each in a shell that ends at the first error.
-pub(super) fn run_scripts(input: &RootInput, work: &Path, progress: ProgressFn) -> Result<()> {
-    for script in &input.scripts {
-        let words = ["sh", "-eu", "-c", &script.text, &script.name];
-        let argv = words.map(str::to_owned);
-        let stage = "root/script";
-        run(
-            &sandbox(input, work)?,
-            &argv,
-            "\0",
-            stage,
-            1,
+impl<'a> Dpkg<'a> {
+    /// In a sandbox on the tree, with a log in the folder `work`.
+    pub(super) fn new(
+        sandbox: Sandbox,
+        input: &'a RootInput,
+        work: &'a Path,
+        progress: ProgressFn<'a>,
+    ) -> Result<Self> {
+        Ok(Self {
+            sandbox: prepared(sandbox, input, work)?,
+            input,
             work,
             progress,
-        )
-        .map_err(|error| name_script(error, &script.name))?;
+        })
     }
-    Ok(())
+
+    /// Begins to unpack so many packages from a folder.
+    pub(super) fn unpacking(&self, folder: &Path, total: usize) -> Unpacking<'_, 'a> {
+        (self.progress)(Progress::Started {
+            stage: UNPACK,
+            total: Some(total as u64),
+        });
+        let mut argv: Vec<String> = OPTIONS.iter().map(|&word| word.to_owned()).collect();
+        if self.input.exclude_documentation {
+            argv.extend(EXCLUDES.map(str::to_owned));
+        }
+        argv.extend(["--force-depends".to_owned(), "--unpack".to_owned()]);
+        Unpacking {
+            dpkg: self,
+            sandbox: self.sandbox.clone().bind_ro(folder, PACKAGES),
+            argv,
+            done: 0,
+            start: Instant::now(),
+        }
+    }
+
+    /// Configures every package, in the order of their dependencies, and runs the triggers.
+    pub(super) fn configure(&self, total: usize) -> Result<()> {
+        let start = Instant::now();
+        let stage = "root/configure";
+        (self.progress)(Progress::Started {
+            stage,
+            total: Some(total as u64),
+        });
+        let words = ["sh", "-c", policy::WAIT, "configure"]
+            .into_iter()
+            .chain(OPTIONS);
+        let argv: Vec<String> = words
+            .chain(["--configure", "--pending"])
+            .map(str::to_owned)
+            .collect();
+        self.run(&self.sandbox, &argv, "Setting up ", stage, 0)?;
+        self.finished(stage, start);
+        Ok(())
+    }
+
+    /// Runs the scripts that were asked for, each in a shell that ends at the first error.
+    pub(super) fn run_scripts(&self) -> Result<()> {
+        for script in &self.input.scripts {
+            let start = Instant::now();
+            let stage = "root/script";
+            (self.progress)(Progress::Started {
+                stage,
+                total: Some(1),
+            });
+            let words = ["sh", "-eu", "-c", &script.text, &script.name];
+            let argv = words.map(str::to_owned);
+            self.run(&self.sandbox, &argv, "\0", stage, 0)
+                .map_err(|error| name_script(error, &script.name))?;
+            self.finished(stage, start);
+        }
+        Ok(())
+    }
+
+    fn finished(&self, stage: &'static str, start: Instant) {
+        (self.progress)(Progress::Finished {
+            stage,
+            seconds: start.elapsed().as_secs_f64(),
+            reused: false,
+        });
+    }
+
+    /// Runs dpkg, counts the lines that begin with `mark` as progress beyond `done`, and keeps what it says in a log.
+    fn run(
+        &self,
+        sandbox: &Sandbox,
+        argv: &[String],
+        mark: &str,
+        stage: &'static str,
+        mut done: u64,
+    ) -> Result<()> {
+        let words: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let (reader, writer) = std::io::pipe().map_err(Error::sandbox("make a pipe"))?;
+        let copy = writer.try_clone().map_err(Error::sandbox("make a pipe"))?;
+        let mut child = sandbox.spawn(&words, Stdio::null(), writer.into(), copy.into())?;
+        let mut log = Log::open(self.work)?;
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line.map_err(Error::sandbox("read what dpkg says"))?;
+            let line = String::from_utf8_lossy(&line);
+            if line.starts_with(mark) {
+                done += 1;
+                (self.progress)(Progress::Advanced { stage, done });
+            }
+            log.write(&line)?;
+        }
+        let status = child.wait()?;
+        match status.success() {
+            true => Ok(()),
+            false => Err(log.into_error(stage, process::describe(status))),
+        }
+    }
+}
+
+/// Packages that are being unpacked, some at a time.
+pub(super) struct Unpacking<'d, 'a> {
+    dpkg: &'d Dpkg<'a>,
+    sandbox: Sandbox,
+    argv: Vec<String>,
+    done: u64,
+    start: Instant,
+}
+
+impl Unpacking<'_, '_> {
+    /// Unpacks packages of the folder. Dependencies are ignored: the order has put what preinst scripts need first, and
+    /// nothing is configured yet.
+    pub(super) fn run(&mut self, names: &[String]) -> Result<()> {
+        let mut argv = self.argv.clone();
+        argv.extend(names.iter().map(|name| format!("{PACKAGES}/{name}")));
+        self.dpkg
+            .run(&self.sandbox, &argv, "Unpacking ", UNPACK, self.done)?;
+        self.done += names.len() as u64;
+        Ok(())
+    }
+
+    /// All are unpacked.
+    pub(super) fn finish(self) {
+        self.dpkg.finished(UNPACK, self.start);
+    }
 }
 
 /// The error with the script's name instead of the stage's.
@@ -130,7 +207,8 @@ fn name_script(error: Error, name: &str) -> Error {
     }
 }
 
-fn sandbox(input: &RootInput, work: &Path) -> Result<Sandbox> {
+/// The sandbox with what maintainer scripts find in it.
+fn prepared(sandbox: Sandbox, input: &RootInput, work: &Path) -> Result<Sandbox> {
     let stand_ins = work.join("bin");
     for (name, script) in policy::STAND_INS {
         write_stand_in(&stand_ins, name, script)?;
@@ -150,7 +228,7 @@ fn sandbox(input: &RootInput, work: &Path) -> Result<Sandbox> {
         ("PERL_HASH_SEED", "0"),
         ("PYTHONHASHSEED", "0"),
     ];
-    let sandbox = Sandbox::new(work.join(store::TREE))
+    let sandbox = sandbox
         .ignore_sync()
         .emulator(input.emulator.clone())
         .bind_ro(stand_ins, STAND_INS);
@@ -167,65 +245,51 @@ fn write_stand_in(folder: &Path, name: &str, script: &str) -> Result<()> {
         .map_err(Error::io("set the mode of", &path))
 }
 
-/// Runs dpkg, counts the lines that begin with `mark` as progress, and keeps what it says in a log.
-fn run(
-    sandbox: &Sandbox,
-    argv: &[String],
-    mark: &str,
-    stage: &'static str,
-    total: usize,
-    work: &Path,
-    progress: ProgressFn,
-) -> Result<()> {
-    let start = std::time::Instant::now();
-    progress(Progress::Started {
-        stage,
-        total: Some(total as u64),
-    });
-    let words: Vec<&str> = argv.iter().map(String::as_str).collect();
-    let (reader, writer) = std::io::pipe().map_err(Error::sandbox("make a pipe"))?;
-    let copy = writer.try_clone().map_err(Error::sandbox("make a pipe"))?;
-    let mut child = sandbox.spawn(&words, Stdio::null(), writer.into(), copy.into())?;
-    let path = work.join("dpkg.log");
-    let mut log = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(&path)
-        .map_err(Error::io("open", &path))?;
-    let mut tail = VecDeque::new();
-    let mut failure = Failure::default();
-    let mut done = 0;
-    for line in BufReader::new(reader).split(b'\n') {
-        let line = line.map_err(Error::sandbox("read what dpkg says"))?;
-        let line = String::from_utf8_lossy(&line);
-        if line.starts_with(mark) {
-            done += 1;
-            progress(Progress::Advanced { stage, done });
-        }
-        writeln!(log, "{line}").map_err(Error::io("write", &path))?;
-        failure.hear(&line);
-        tail.push_back(line.into_owned());
-        if tail.len() > TAIL {
-            tail.pop_front();
-        }
+/// What dpkg says: all of it in a file, the end of it for an error.
+struct Log {
+    path: PathBuf,
+    file: fs::File,
+    tail: VecDeque<String>,
+    failure: Failure,
+}
+
+impl Log {
+    fn open(work: &Path) -> Result<Self> {
+        let path = work.join("dpkg.log");
+        let file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        Ok(Self {
+            path,
+            file,
+            tail: VecDeque::new(),
+            failure: Failure::default(),
+        })
     }
-    let status = child.wait()?;
-    if !status.success() {
-        if let Some(error) = failure.into_error(&path) {
-            return Err(error);
+
+    fn write(&mut self, line: &str) -> Result<()> {
+        writeln!(self.file, "{line}").map_err(Error::io("write", &self.path))?;
+        self.failure.hear(line);
+        self.tail.push_back(line.to_owned());
+        if self.tail.len() > TAIL {
+            self.tail.pop_front();
         }
-        tail.push_back(format!("(all of it is in {})", path.display()));
-        let stderr = tail.into_iter().collect::<Vec<_>>().join("\n");
-        return Err(Error::Program {
+        Ok(())
+    }
+
+    fn into_error(mut self, stage: &str, status: String) -> Error {
+        if let Some(error) = self.failure.into_error(&self.path) {
+            return error;
+        }
+        let place = format!("(all of it is in {})", self.path.display());
+        self.tail.push_back(place);
+        let stderr = self.tail.into_iter().collect::<Vec<_>>().join("\n");
+        Error::Program {
             program: stage.to_owned(),
-            status: process::describe(status),
+            status,
             stderr,
-        });
+        }
     }
-    progress(Progress::Finished {
-        stage,
-        seconds: start.elapsed().as_secs_f64(),
-        reused: false,
-    });
-    Ok(())
 }

@@ -9,6 +9,9 @@ mod clean;
 mod layout;
 mod times;
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -35,7 +38,23 @@ pub(crate) struct CompleteInput {
     pub(crate) epoch: u64,
 }
 
-/// Finishes a tree whose packages are configured. The calling process ends up inside it.
+/// What [`seal`] is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SealInput {
+    pub(crate) tree: PathBuf,
+    pub(crate) epoch: u64,
+}
+
+/// Makes of what packages wrote a layer that others are built on and that is packed as it is. The calling process ends up
+/// inside it.
+pub(crate) fn seal(input: SealInput) -> Result<()> {
+    super::enter(&input.tree)?;
+    super::merge::strip(Path::new("/"))?;
+    bytecode::trust()?;
+    times::clamp(input.epoch)
+}
+
+/// Finishes a tree whose packages are configured. Its files are shared with layers: they are replaced, never written to. The calling process ends up inside it.
 pub(crate) fn finish(input: FinishInput) -> Result<Option<Kernel>> {
     super::enter(&input.tree)?;
     clean::remove_individual()?;
@@ -77,15 +96,32 @@ fn place(path: &Path) -> Result<String> {
             reason: format!("{} cannot be replaced", path.display()),
         });
     };
-    let folder = std::fs::canonicalize(folder).map_err(Error::io("find", folder))?;
+    let folder = fs::canonicalize(folder).map_err(Error::io("find", folder))?;
     let place = folder.join(name);
     let place = place.strip_prefix("/").unwrap_or(&place);
     Ok(place.to_string_lossy().into_owned())
 }
 
+/// Puts a new file with this content in the place of one, with its owner and mode, or those of a new file of root's.
+fn replace(path: &Path, content: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let failed = || Error::io("replace", path);
+    let mut new = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
+    new.write_all(content).map_err(failed())?;
+    let (mode, owner, group) = match fs::metadata(path) {
+        Ok(old) => (old.mode() & 0o7777, old.uid(), old.gid()),
+        Err(_) => (0o644, 0, 0),
+    };
+    fchown(new.as_file(), Some(owner), Some(group)).map_err(failed())?;
+    let permissions = fs::Permissions::from_mode(mode);
+    new.as_file().set_permissions(permissions).map_err(failed())?;
+    new.persist(path).map_err(|error| failed()(error.error))?;
+    Ok(())
+}
+
 /// The newest kernel in `/boot` that has modules.
 fn find_kernel() -> Result<Option<Kernel>> {
-    let entries = std::fs::read_dir("/boot").map_err(Error::io("list", "/boot"))?;
+    let entries = fs::read_dir("/boot").map_err(Error::io("list", "/boot"))?;
     let names = entries
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok());

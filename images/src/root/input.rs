@@ -8,8 +8,9 @@ use sha2::{Digest, Sha256};
 use crate::emulation::Emulator;
 
 /// The code that decides what a tree looks like: when it changes, so do the digests of trees.
-const CODE: [&str; 11] = [
+const CODE: [&str; 14] = [
     include_str!("../root.rs"),
+    include_str!("changes.rs"),
     include_str!("dpkg.rs"),
     include_str!("finish.rs"),
     include_str!("finish/accounts.rs"),
@@ -17,6 +18,8 @@ const CODE: [&str; 11] = [
     include_str!("finish/clean.rs"),
     include_str!("finish/layout.rs"),
     include_str!("finish/times.rs"),
+    include_str!("layers.rs"),
+    include_str!("merge.rs"),
     include_str!("order.rs"),
     include_str!("policy.rs"),
     include_str!("prepare.rs"),
@@ -131,13 +134,17 @@ impl RootInput {
     pub(super) fn base_digest(&self) -> String {
         let mut packages: Vec<&Package> = self.packages.iter().collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
+        digest_of(&(self.beginning_digest(), packages, &self.scripts))
+    }
+
+    /// The same over what there is before the first package.
+    pub(super) fn beginning_digest(&self) -> String {
         let settings = (self.epoch, self.exclude_documentation);
-        let made = (&self.files_before, &self.users, &self.scripts);
-        digest_of(&(CODE, packages, made, settings))
+        digest_of(&(CODE, &self.files_before, &self.users, settings))
     }
 }
 
-fn digest_of(value: &(impl Serialize + std::fmt::Debug)) -> String {
+pub(super) fn digest_of(value: &(impl Serialize + std::fmt::Debug)) -> String {
     // Plain data with string keys cannot fail to serialise; a debug text would do as well.
     let bytes = serde_json::to_vec(value).unwrap_or_else(|_| format!("{value:?}").into_bytes());
     hex::encode(Sha256::digest(bytes))

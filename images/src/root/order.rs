@@ -1,4 +1,4 @@
-//! Which packages must be there before dpkg can run, and in which order dpkg unpacks.
+//! Which packages must be there before dpkg can run, in which order dpkg unpacks, and which belong together.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,16 +8,42 @@ use super::input::Package;
 use crate::deb;
 use crate::error::{Error, Result};
 
+/// A package that no other one needs is large from this installed size on, in KiB.
+const LARGE: u64 = 8 << 10;
+
 /// Packages in the order in which they are unpacked; the first `essential` of them make a system that dpkg runs in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
-    pub(super) packages: Vec<Package>,
+    packages: Vec<Planned>,
     essential: usize,
+}
+
+/// A package, and what its control file says that matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Planned {
+    pub(super) package: Package,
+    /// Installed size, in KiB.
+    pub(super) size: u64,
+    /// The layer that it belongs to.
+    layer: usize,
 }
 
 impl Plan {
     pub(super) fn essential(&self) -> impl Iterator<Item = &Package> {
-        self.packages[..self.essential].iter()
+        let essential = self.packages[..self.essential].iter();
+        essential.map(|planned| &planned.package)
+    }
+
+    /// The packages in layers, each complete with those below it: what any other package may need; then what none needs,
+    /// the large ones first. So the change of one package leaves as much as possible as it is. Layers without a package
+    /// are left out.
+    pub(super) fn layers(&self) -> Vec<Vec<Planned>> {
+        let layer = |index| {
+            let of_layer = self.packages.iter().filter(|p| p.layer == index);
+            of_layer.cloned().collect::<Vec<_>>()
+        };
+        let layers = [layer(0), layer(1), layer(2)];
+        layers.into_iter().filter(|layer| !layer.is_empty()).collect()
     }
 }
 
@@ -28,6 +54,7 @@ struct Control {
     provides: Vec<String>,
     pre_depends: Vec<Vec<String>>,
     depends: Vec<Vec<String>>,
+    installed_size: u64,
 }
 
 /// Reads the packages' control files and orders them.
@@ -47,18 +74,50 @@ pub(super) fn plan(packages: &[Package]) -> Result<Plan> {
             reason: "none of the packages is essential, so there is no shell or dpkg".into(),
         });
     }
+    let needed = needed(&named);
     let by_name: BTreeMap<&str, &Package> = packages
         .iter()
         .map(|package| (package.name.as_str(), package))
         .collect();
-    let packages = order
-        .iter()
-        .filter_map(|name| by_name.get(name).map(|&package| package.clone()))
-        .collect();
+    let planned = |(index, name): (usize, &&str)| {
+        let size = named.get(name)?.installed_size;
+        let layer = match index < essential || needed.contains(name) {
+            true => 0,
+            false if size >= LARGE => 1,
+            false => 2,
+        };
+        let package = (*by_name.get(name)?).clone();
+        Some(Planned {
+            package,
+            size,
+            layer,
+        })
+    };
+    let packages = order.iter().enumerate().filter_map(planned).collect();
     Ok(Plan {
         packages,
         essential,
     })
+}
+
+/// Names of packages that another one names among its dependencies, or that provide what one names.
+fn needed<'a>(controls: &'a BTreeMap<&'a str, Control>) -> BTreeSet<&'a str> {
+    let mut wanted: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (name, control) in controls {
+        let relations = control.pre_depends.iter().chain(&control.depends);
+        for other in relations.flatten() {
+            wanted.entry(other).or_default().insert(name);
+        }
+    }
+    let by_another = |name: &str, wanting: &str| {
+        let wanting = wanted.get(wanting).into_iter().flatten();
+        wanting.into_iter().any(|&other| other != name)
+    };
+    let is_needed = |(name, control): (&&'a str, &Control)| {
+        let mut names = control.provides.iter().map(String::as_str).chain([*name]);
+        names.any(|wanting| by_another(name, wanting)).then_some(*name)
+    };
+    controls.iter().filter_map(is_needed).collect()
 }
 
 fn read_control(package: &Package) -> Result<Control> {
@@ -155,6 +214,7 @@ fn parse_control(text: &str) -> Control {
             "provides" => control.provides = relations(&value).into_iter().flatten().collect(),
             "pre-depends" => control.pre_depends = relations(&value),
             "depends" => control.depends = relations(&value),
+            "installed-size" => control.installed_size = value.trim().parse().unwrap_or(0),
             _ => {}
         }
     }
@@ -214,6 +274,24 @@ mod tests {
         assert_eq!(control.pre_depends, [vec!["libc6"], vec!["init", "sysv"]]);
         assert_eq!(control.depends, [vec!["a"], vec!["b", "c"]]);
         assert_eq!(control.provides, ["awk"]);
+    }
+
+    #[test]
+    fn packages_that_another_one_may_need() {
+        let texts = [
+            ("app", "Depends: either | or, virtual, app-common"),
+            ("app-common", "Depends: app"),
+            ("either", ""),
+            ("gives", "Provides: virtual (= 1)"),
+            ("lonely", "Provides: lonely-api\nDepends: lonely-api"),
+            ("or", ""),
+        ];
+        let controls = texts
+            .iter()
+            .map(|(name, text)| (*name, parse_control(text)))
+            .collect();
+        let needed: Vec<&str> = needed(&controls).into_iter().collect();
+        assert_eq!(needed, ["app", "app-common", "either", "gives", "or"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where finished trees are kept: `CACHE/{roots,bases}/DIGEST/{tree, root.json, dpkg.log}`.
+//! Where finished trees are kept: `CACHE/{roots,bases,layers}/DIGEST/{tree, root.json, dpkg.log}`.
 //!
 //! A tree gets its name, by one rename, when it is complete; until then it is under a temporary name that the next run
 //! removes. One process makes trees at a time. A tree that took long is on the disk before it gets its name. One that
@@ -6,12 +6,14 @@
 //! is booted again.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
+use super::changes::Changes;
 use super::{Kernel, RootTree};
 use crate::error::{Error, Result};
 use crate::sandbox;
@@ -25,6 +27,8 @@ const FACTS: &str = "root.json";
 const UNFINISHED: &str = ".unfinished-";
 /// Finished trees that are kept.
 const KEPT: usize = 3;
+/// Layers of a tree, at most: as many more of them are kept.
+const LAYERS: usize = 3;
 
 /// Changes with each boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -44,15 +48,33 @@ struct Facts {
     kernel: Option<Kernel>,
     /// The boot after which it is not trusted.
     boot: Option<String>,
+    kept: Kept,
+}
+
+/// What is kept about a tree beside its kernel; each kind of tree has its own part of it.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
     /// What was added to the tree's base.
-    added: Vec<String>,
+    pub(super) added: Vec<String>,
+    /// Digests of the layers that a base was made from, the lowest first.
+    pub(super) layers: Vec<String>,
+    /// What a base has beyond its layers.
+    pub(super) changes: Changes,
+    /// Whether a layer is a whole tree.
+    pub(super) whole: bool,
 }
 
 /// The folder of trees, locked.
 #[derive(Debug)]
 pub(super) struct Store {
     folder: PathBuf,
+    kept: usize,
     _lock: Flock<fs::File>,
+}
+
+/// Where the tree of a digest is, if it is there.
+pub(super) fn place(cache: &Path, kind: &str, digest: &str) -> PathBuf {
+    cache.join(kind).join(digest).join(TREE)
 }
 
 /// Waits for its turn and opens the folder of trees.
@@ -61,27 +83,27 @@ pub(super) fn open(cache: &Path, kind: &str) -> Result<Store> {
     fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     let folder = folder.canonicalize().map_err(Error::io("find", &folder))?;
     let lock = tools::lock(&folder)?;
+    let kept = match kind {
+        "layers" => KEPT * LAYERS,
+        _ => KEPT,
+    };
     Ok(Store {
         folder,
+        kept,
         _lock: lock,
     })
 }
 
 impl Store {
-    /// The tree of that digest, if it has been finished, and what was added to its base.
-    pub(super) fn find(&self, digest: &str) -> Result<Option<(RootTree, Vec<String>)>> {
+    /// The tree of that digest, if it has been finished, and what is kept about it.
+    pub(super) fn find(&self, digest: &str) -> Result<Option<(RootTree, Kept)>> {
         let place = self.folder.join(digest);
         let facts = place.join(FACTS);
         let Ok(text) = fs::read_to_string(&facts) else {
             return Ok(None);
         };
         // Facts that cannot be read are those of a tree that was not written out.
-        let Ok(Facts {
-            kernel,
-            boot,
-            added,
-        }) = serde_json::from_str(&text)
-        else {
+        let Ok(Facts { kernel, boot, kept }) = serde_json::from_str(&text) else {
             return Ok(None);
         };
         if boot.is_some_and(|boot| Some(boot) != boot_id()) {
@@ -98,7 +120,29 @@ impl Store {
             kernel,
             base: None,
         };
-        Ok(Some((tree, added)))
+        Ok(Some((tree, kept)))
+    }
+
+    /// Says of a tree that was to be trusted until the next boot that it is on the disk by now.
+    pub(super) fn last(&self, digest: &str) -> Result<()> {
+        let path = self.folder.join(digest).join(FACTS);
+        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        let Ok(facts) = serde_json::from_slice::<Facts>(&text) else {
+            return Ok(());
+        };
+        let facts = Facts {
+            boot: None,
+            ..facts
+        };
+        let text = serde_json::to_vec(&facts).unwrap_or_default();
+        let new = path.with_extension("new");
+        fs::File::create(&new)
+            .and_then(|mut file| {
+                file.write_all(&text)?;
+                file.sync_all()
+            })
+            .map_err(Error::io("write", &new))?;
+        fs::rename(&new, &path).map_err(Error::io("rename to", &path))
     }
 
     /// Makes an empty work folder. What interrupted runs left is removed first; old trees go when the new one is
@@ -120,19 +164,14 @@ impl Store {
         work: &Path,
         digest: &str,
         kernel: Option<Kernel>,
-        added: &[String],
+        kept: Kept,
         lasting: Lasting,
     ) -> Result<RootTree> {
         let boot = match lasting {
             Lasting::Always => None,
             Lasting::UntilBoot => Some(boot_id().unwrap_or_default()),
         };
-        let added = added.to_owned();
-        let facts = Facts {
-            kernel,
-            boot,
-            added,
-        };
+        let facts = Facts { kernel, boot, kept };
         let text = serde_json::to_vec(&facts).unwrap_or_default();
         let path = work.join(FACTS);
         fs::write(&path, text).map_err(Error::io("write", &path))?;
@@ -142,7 +181,7 @@ impl Store {
         let place = self.folder.join(digest);
         sandbox::remove_tree(&place)?;
         fs::rename(work, &place).map_err(Error::io("rename to", &place))?;
-        for old in leftovers(self.list()?, KEPT) {
+        for old in leftovers(self.list()?, self.kept) {
             sandbox::remove_tree(&old)?;
         }
         Ok(RootTree {

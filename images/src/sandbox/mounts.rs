@@ -1,6 +1,7 @@
 //! The mounts of a sandbox: its root, what is bound into it, and fresh `/proc`, `/dev`, `/run`, `/tmp`.
 
 use std::fs;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
@@ -8,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
-use super::{Bind, Ids, Sandbox, emulation};
+use super::{Bind, Ids, Layers, Sandbox, emulation};
 use crate::error::{Error, Result};
 
 /// Where the host's root and the new root are while mounts are made.
@@ -24,7 +25,9 @@ const OWN: [&str; 5] = ["proc", "dev", "sys", "run", "tmp"];
 pub(super) fn enter(sandbox: &Sandbox) -> Result<()> {
     step_aside(Path::new(SPOT))?;
     let root = on_host(&sandbox.root);
-    if sandbox.root_read_only {
+    if let Some(layers) = &sandbox.layers {
+        overlay(layers, Path::new(NEW))?;
+    } else if sandbox.root_read_only {
         mount_read_only_root(&root, &sandbox.binds)?;
     } else {
         bind(&root, Path::new(NEW), false)?;
@@ -48,7 +51,7 @@ pub(super) fn enter(sandbox: &Sandbox) -> Result<()> {
         make_target(&source, &target)?;
         bind(&source, &target, bound.read_only)?;
     }
-    if sandbox.root_read_only {
+    if sandbox.root_read_only && sandbox.layers.is_none() {
         // Only the tmpfs that holds the mount points: everything below is mounted already.
         remount_read_only(Path::new(NEW))?;
     }
@@ -65,6 +68,44 @@ fn step_aside(spot: &Path) -> Result<()> {
     pivot_root(spot, &host).map_err(Error::sandbox("leave the host's root"))?;
     chdir("/").map_err(Error::sandbox("leave the host's root"))?;
     make_dir(Path::new(NEW))
+}
+
+/// Mounts trees as one. `userxattr` is what a user namespace may do (since Linux 5.11).
+fn overlay(layers: &Layers, target: &Path) -> Result<()> {
+    let lower: Vec<Vec<u8>> = layers.lower.iter().map(|path| option(path, true)).collect();
+    let fields = [
+        b"userxattr,lowerdir=".to_vec(),
+        lower.join(&b':'),
+        b",upperdir=".to_vec(),
+        option(&layers.upper, false),
+        b",workdir=".to_vec(),
+        option(&layers.work, false),
+    ];
+    let options = std::ffi::OsString::from_vec(fields.concat());
+    mount(
+        Some("overlay"),
+        target,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_os_str()),
+    )
+    .map_err(Error::sandbox(format!(
+        "see trees as layers below {}",
+        layers.upper.display()
+    )))
+}
+
+/// A path of the host as overlayfs takes it: separators in names are escaped.
+fn option(path: &Path, is_list: bool) -> Vec<u8> {
+    let separators: &[u8] = if is_list { b"\\,:" } else { b"\\," };
+    let mut escaped = Vec::new();
+    for &byte in on_host(path).as_os_str().as_encoded_bytes() {
+        if separators.contains(&byte) {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    escaped
 }
 
 /// A tmpfs with the tree's entries bound into it, so that mount points can be made without touching the tree.
@@ -301,4 +342,15 @@ fn make_target(source: &Path, target: &Path) -> Result<()> {
 
 pub(super) fn make_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(Error::io("create", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn separators_of_mount_options_are_escaped() {
+        assert_eq!(option(Path::new("/a:b,c"), true), b"/host/a\\:b\\,c");
+        assert_eq!(option(Path::new("/a:b,c"), false), b"/host/a:b\\,c");
+    }
 }

@@ -18,6 +18,9 @@ pub(super) fn run(name: &str, input: Value, _report: Report) -> Result<Value> {
         "prepare-root" => with(input, root::prepare),
         "complete-root" => with(input, root::complete),
         "finish-root" => with(input, root::finish),
+        "seal-layer" => with(input, root::seal),
+        "merge-layers" => with(input, root::merge),
+        "changes-of-layers" => with(input, root::changes),
         "remove-tree" => with(input, |path: PathBuf| remove_tree(&path)),
         _ => Err(Error::sandbox(format!("run the worker {name}"))(
             "there is none of that name",

@@ -82,7 +82,7 @@ impl<'a> Installer<'a> {
             emulator: None,
             exclude_documentation: true,
         };
-        let base = root::build(&input, scratch, &|_| {}).map_err(shown)?;
+        let base = root::build(&input, scratch, &|_| {}, &|_| {}).map_err(shown)?;
         Ok(Installer {
             scratch,
             client,

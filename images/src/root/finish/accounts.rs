@@ -30,8 +30,7 @@ pub(super) fn normalise(epoch: u64) -> Result<()> {
     let path = Path::new("/etc/shadow");
     if path.exists() {
         let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
-        // Written in place: its owner and mode stay.
-        fs::write(path, with_dates(&text, epoch / DAY)).map_err(Error::io("write", path))?;
+        super::replace(path, with_dates(&text, epoch / DAY).as_bytes())?;
     }
     Ok(())
 }

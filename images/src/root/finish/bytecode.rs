@@ -4,7 +4,6 @@
 //! at each import to see whether it changed. Here it cannot have changed: telling Python so halves what it reads.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -48,16 +47,7 @@ fn trust_one(path: &Path) -> Result<()> {
     let Some(content) = unchecked(content) else {
         return Ok(());
     };
-    let permissions = fs::metadata(path).map_err(Error::io("look at", path))?;
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let failed = || Error::io("replace", path);
-    let mut new = tempfile::NamedTempFile::new_in(folder).map_err(failed())?;
-    new.write_all(&content).map_err(failed())?;
-    let file = new.as_file();
-    file.set_permissions(permissions.permissions())
-        .map_err(failed())?;
-    new.persist(path).map_err(|error| failed()(error.error))?;
-    Ok(())
+    super::replace(path, &content)
 }
 
 /// The module with other flags; none when it has no checked hash.

@@ -57,7 +57,7 @@ pub(super) fn remove_individual() -> Result<()> {
         remove_matches(pattern)?;
     }
     remove_broken_links(Path::new("/etc/ssl/certs"))?;
-    fs::write("/etc/machine-id", "").map_err(Error::io("write", "/etc/machine-id"))?;
+    super::replace(Path::new("/etc/machine-id"), b"")?;
     let dbus = Path::new("/var/lib/dbus");
     if dbus.is_dir() {
         let link = dbus.join("machine-id");

@@ -117,5 +117,5 @@ fn set_mode(name: &str, mode: u32) -> Result<()> {
 }
 
 fn write(name: &str, text: &str) -> Result<()> {
-    fs::write(name, text).map_err(Error::io("write", name))
+    super::replace(Path::new(name), text.as_bytes())
 }

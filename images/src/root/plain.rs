@@ -1,0 +1,95 @@
+//! Packages are unpacked ahead of dpkg, on all processors, into package files without compression.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::input::Package;
+use crate::deb::plain;
+use crate::error::{Error, Result};
+
+/// How the name of the folder begins that holds them while a tree is made.
+const TEMPORARY: &str = ".unfinished-";
+
+/// Packages that are being unpacked, and those that are ready.
+pub(super) struct Ahead<'a> {
+    packages: Vec<&'a Package>,
+    folder: tempfile::TempDir,
+    next: AtomicUsize,
+    done: Mutex<BTreeMap<usize, Result<()>>>,
+    changed: Condvar,
+}
+
+impl<'a> Ahead<'a> {
+    /// Of packages in the order in which they are wanted, in a folder of `cache`.
+    pub(super) fn new(packages: Vec<&'a Package>, cache: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(cache);
+        Ok(Self {
+            packages,
+            folder: folder.map_err(Error::io("create in", cache))?,
+            next: AtomicUsize::new(0),
+            done: Mutex::default(),
+            changed: Condvar::new(),
+        })
+    }
+
+    /// The folder.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The name of a package's file in the folder.
+    pub(super) fn name(package: &Package) -> String {
+        format!("{}_{}.deb", package.name, package.architecture)
+    }
+
+    /// Unpacks one after the other, beside other callers, until there is none left or [`Ahead::stop`] is called.
+    pub(super) fn work(&self) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(package) = self.packages.get(index) else {
+                return;
+            };
+            let result = plain::write(&package.path, &self.place(package));
+            let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.insert(index, result);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Lets workers end after what they are at.
+    pub(super) fn stop(&self) {
+        self.next.store(self.packages.len(), Ordering::Relaxed);
+    }
+
+    /// Waits until the packages of a range are ready.
+    pub(super) fn wait(&self, range: std::ops::Range<usize>) -> Result<()> {
+        let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+        for index in range {
+            loop {
+                match done.remove(&index) {
+                    Some(result) => break result?,
+                    None => {
+                        let wait = self.changed.wait(done);
+                        done = wait.unwrap_or_else(PoisonError::into_inner);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the files of a range, which are not needed any more.
+    pub(super) fn remove(&self, range: std::ops::Range<usize>) -> Result<()> {
+        for package in &self.packages[range] {
+            let place = self.place(package);
+            std::fs::remove_file(&place).map_err(Error::io("remove", &place))?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, package: &Package) -> PathBuf {
+        self.folder.path().join(Self::name(package))
+    }
+}
