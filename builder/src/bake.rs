@@ -169,8 +169,8 @@ struct Rooted {
     input: RootInput,
 }
 
-/// The root tree of a recipe. For a disk image, its lowest layer is packed as soon as it is there: the processors have
-/// little to do while packages are configured.
+/// The root tree of a recipe. For a disk image, layers are packed as soon as they are there: while packages are
+/// configured, all processors but one have nothing to do.
 fn root_tree(
     session: &Session,
     recipe: &Recipe,
@@ -208,11 +208,11 @@ fn root_tree(
             progress: &watch,
         };
         let compression = recipe.image.root_compression.unwrap_or_default();
-        let lowest = |layer: &Layer| {
+        let made = |layers: &[Layer]| {
             // What went wrong here goes wrong again, and is told, when the image is made.
-            let _ = packed.then(|| pack::lowest(&context, layer, compression));
+            let _ = packed.then(|| pack::layers(&context, layers, compression));
         };
-        let tree = root::build(&input, cache, &watch, &lowest)?;
+        let tree = root::build(&input, cache, &watch, &made)?;
         Ok(Done {
             value: tree,
             reused: reused.into_inner(),

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use changes::Changes;
-pub(crate) use changes::{PACKED, changes, of_the_build};
+pub(crate) use changes::{OF_THE_BUILD, PACKED, changed, changes};
 pub(crate) use finish::{CompleteInput, FinishInput, SealInput, complete, finish, seal};
 pub use input::{Content, FileEntry, Package, RootInput, Script, SystemUser};
 pub use layers::{Layer, LayerFn};
@@ -78,7 +78,7 @@ pub struct Base {
 }
 
 /// Makes the root tree of `input` below `cache`, or finds it there. Killed at any moment, it starts anew next time.
-/// `lowest` gets the lowest layer as soon as it has been made, beside the making of the others.
+/// `made` gets layers as soon as they have been made, beside the making of the others.
 ///
 /// # Errors
 /// [`Error::Package`] for a damaged package, [`Error::Program`] with dpkg's last words when a package cannot be
@@ -87,16 +87,16 @@ pub fn build(
     input: &RootInput,
     cache: &Path,
     progress: ProgressFn,
-    lowest: LayerFn,
+    made: LayerFn,
 ) -> Result<RootTree> {
     let digest = input.digest();
     // The base first, also when the tree is there: its file system is packed from it.
-    let (base, facts) = build_base(input, cache, progress, lowest)?;
+    let (base, facts) = build_base(input, cache, progress, made)?;
     let of_base = |added| Base {
         path: base.path.clone(),
         digest: base.digest.clone(),
         added,
-        layers: layers_of(cache, &facts.layers),
+        layers: facts.layers.clone(),
         changes: facts.changes.clone(),
     };
     let roots = store::open(cache, "roots")?;
@@ -133,22 +133,12 @@ pub fn remake_layers(input: &RootInput, cache: &Path, progress: ProgressFn) -> R
     layers::build(input, cache, progress, &|_| ()).map(drop)
 }
 
-/// Where layers are, or were.
-fn layers_of(cache: &Path, digests: &[String]) -> Vec<Layer> {
-    let layer = |digest: &String| Layer {
-        path: store::place(cache, layers::KIND, digest),
-        digest: digest.clone(),
-        whole: false,
-    };
-    digests.iter().map(layer).collect()
-}
-
 /// The tree before [`RootInput::files_after`]: most changes of an image change only those.
 fn build_base(
     input: &RootInput,
     cache: &Path,
     progress: ProgressFn,
-    lowest: LayerFn,
+    made: LayerFn,
 ) -> Result<(RootTree, Kept)> {
     let digest = input.base_digest();
     let bases = store::open(cache, "bases")?;
@@ -160,7 +150,7 @@ fn build_base(
         });
         return Ok(found);
     }
-    let layers = layers::build(input, cache, progress, lowest)?;
+    let layers = layers::build(input, cache, progress, made)?;
     let work = bases.begin()?;
     let tree = work.join(store::TREE);
     merge_layers(input, &layers, &work, progress)?;
@@ -171,13 +161,14 @@ fn build_base(
     let kernel: Option<Kernel> = stage(progress, "root/finish", || {
         sandbox::call("finish-root", &finished, &|_, _| ())
     })?;
+    // The last one is not packed by itself, unless it is all that there is above the lowest.
+    let packed = &layers[..layers.len().saturating_sub(1).max(2)];
     let changes: Changes = stage(progress, "root/changes", || {
-        let packed = layers.iter().take(layers::PACKED).cloned();
-        let input = ChangesInput::new(packed.collect(), tree);
-        sandbox::call("changes-of-layers", &input, &|_, _| ())
+        let input = ChangesInput::new(packed.to_vec(), tree);
+        sandbox::call("changes-of-tree", &input, &|_, _| ())
     })?;
     let kept = Kept {
-        layers: layers.iter().map(|layer| layer.digest.clone()).collect(),
+        layers: packed.to_vec(),
         changes,
         ..Kept::default()
     };
@@ -238,11 +229,7 @@ fn complete_tree(base: &RootTree, input: &RootInput, work: &Path) -> Result<Vec<
 }
 
 /// Makes the tree with what dpkg needs to run in it.
-fn unpack_essential(plan: &order::Plan, input: &RootInput, tree: &Path) -> Result<()> {
-    let packages = plan
-        .essential()
-        .map(|package| package.path.clone())
-        .collect();
+fn unpack_essential(packages: Vec<PathBuf>, input: &RootInput, tree: &Path) -> Result<()> {
     let prepared = PrepareInput {
         tree: tree.to_owned(),
         packages,

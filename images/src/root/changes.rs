@@ -36,48 +36,42 @@ impl ChangesInput {
     }
 }
 
-/// Paths below the tree, sorted, of what is to be put over what was packed before.
+/// What is to be put over the layers that were packed before to get a tree.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changes {
-    /// Of each layer above the lowest one, what it puts over those below. Fewer than layers when a layer removes
-    /// something: then it is not packed by itself.
-    pub layers: Vec<Vec<String>>,
-    /// What the tree puts over the last of them. None when not even the lowest layer can be the beginning, because
-    /// something of it is not in the tree: the tree is then packed as one.
-    pub tree: Option<Vec<String>>,
+    /// So many layers, from the lowest one on, are the beginning. Fewer than there are when one of them holds something
+    /// that is not in the tree; with none, the tree is packed as one.
+    pub layers: usize,
+    /// Paths below the tree, sorted, of what it puts over the last of them.
+    pub tree: Vec<String>,
 }
 
-/// Path of a file of the building only, which is in layers and in no finished tree.
-pub(crate) fn of_the_build() -> &'static str {
-    &policy::POLICY_RC_D[1..]
+/// Files of `/usr` that are in layers and in no finished tree: what keeps services from starting, and what the preinst
+/// script of a kernel leaves for its postinst. A POSIX regular expression of paths below a tree.
+pub(crate) const OF_THE_BUILD: &str =
+    "^usr/(sbin/policy-rc\\.d|lib/modules/[^/]+/\\.fresh-install)$";
+
+/// Whether the expression has a path.
+fn is_of_the_build(path: &Path) -> bool {
+    let modules = Path::new("usr/lib/modules");
+    let marks = path
+        .file_name()
+        .is_some_and(|name| name == ".fresh-install");
+    path == Path::new(&policy::POLICY_RC_D[1..])
+        || marks && path.parent().and_then(Path::parent) == Some(modules)
 }
 
 /// Compares a tree with its layers.
 pub(crate) fn changes(input: ChangesInput) -> Result<Changes> {
-    let mut found = Changes::default();
-    let Some((lowest, uppers)) = input.layers.split_first() else {
-        return Ok(found);
-    };
-    if !is_within(&lowest.path, &input.tree)? {
-        return Ok(found);
-    }
-    let mut packed = Packed {
-        places: vec![(lowest.path.clone(), None)],
-    };
-    for upper in uppers {
-        if !is_within(&upper.path, &input.tree)? {
+    let mut packed = Packed { layers: Vec::new() };
+    for layer in &input.layers {
+        if !is_within(layer, &input.tree)? {
             break;
         }
-        let mut list = Vec::new();
-        walk(&upper.path, Path::new(PACKED), &mut |path, metadata| {
-            if !packed.has(&upper.path, path, metadata)? {
-                list.push(path.to_owned());
-            }
-            Ok(())
-        })?;
-        let known: BTreeSet<PathBuf> = list.iter().cloned().collect();
-        packed.places.push((upper.path.clone(), Some(known)));
-        found.layers.push(texts(list));
+        packed.add(layer);
+    }
+    if packed.layers.is_empty() {
+        return Ok(Changes::default());
     }
     let mut list = Vec::new();
     for name in names(&input.tree)? {
@@ -89,8 +83,24 @@ pub(crate) fn changes(input: ChangesInput) -> Result<Changes> {
             Ok(())
         })?;
     }
-    found.tree = Some(texts(list));
-    Ok(found)
+    Ok(Changes {
+        layers: packed.layers.len(),
+        tree: texts(list),
+    })
+}
+
+/// What the folder of a new layer puts over the others, below [`PACKED`].
+pub(crate) fn changed(input: ChangesInput) -> Result<Vec<String>> {
+    let mut packed = Packed { layers: Vec::new() };
+    input.layers.iter().for_each(|layer| packed.add(layer));
+    let mut list = Vec::new();
+    walk(&input.tree, Path::new(PACKED), &mut |path, metadata| {
+        if !is_removed(metadata) && !packed.has(&input.tree, path, metadata)? {
+            list.push(path.to_owned());
+        }
+        Ok(())
+    })?;
+    Ok(texts(list))
 }
 
 fn is_elsewhere(path: &Path) -> bool {
@@ -106,28 +116,36 @@ fn texts(mut list: Vec<PathBuf>) -> Vec<String> {
 }
 
 /// Whether everything of a layer that is packed is in the tree as well, folders as folders.
-fn is_within(layer: &Path, tree: &Path) -> Result<bool> {
+fn is_within(layer: &Layer, tree: &Path) -> Result<bool> {
     let mut within = true;
-    walk(layer, Path::new(PACKED), &mut |path, metadata| {
+    walk(&layer.path, Path::new(PACKED), &mut |path, metadata| {
         let there = tree.join(path).symlink_metadata().ok();
         let same = there.is_some_and(|there| there.is_dir() == metadata.is_dir());
-        within &= (same && !is_removed(metadata)) || path == Path::new(of_the_build());
+        within &= (same && !is_removed(metadata)) || is_of_the_build(path);
         Ok(())
     })?;
     Ok(within)
 }
 
-/// What has been packed so far: trees, the uppermost last, each with the paths that count; all of them where there is no
-/// list.
-struct Packed {
-    places: Vec<(PathBuf, Option<BTreeSet<PathBuf>>)>,
+/// What has been packed so far: layers, the uppermost last, each with the paths that count; all of them where it is the
+/// lowest.
+struct Packed<'a> {
+    layers: Vec<(&'a Path, Option<BTreeSet<&'a Path>>)>,
 }
 
-impl Packed {
+impl<'a> Packed<'a> {
+    fn add(&mut self, layer: &'a Layer) {
+        let listed = || layer.changed.iter().map(Path::new).collect();
+        let counts = (!self.layers.is_empty()).then(listed);
+        self.layers.push((&layer.path, counts));
+    }
+
     /// Whether `path` is packed as it is in `tree`.
     fn has(&self, tree: &Path, path: &Path, metadata: &fs::Metadata) -> Result<bool> {
-        let counts = |list: &Option<BTreeSet<PathBuf>>| list.as_ref().is_none_or(|list| list.contains(path));
-        for (place, _) in self.places.iter().rev().filter(|(_, list)| counts(list)) {
+        for (place, counts) in self.layers.iter().rev() {
+            if counts.as_ref().is_some_and(|counts| !counts.contains(path)) {
+                continue;
+            }
             let other = place.join(path);
             if let Ok(packed) = other.symlink_metadata() {
                 return same((&tree.join(path), metadata), (&other, &packed));
@@ -201,7 +219,9 @@ fn walk(
 fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     let entries = fs::read_dir(folder).map_err(Error::io("list", folder))?;
     let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
-    let mut names: Vec<_> = names.collect::<std::io::Result<_>>().map_err(Error::io("list", folder))?;
+    let mut names: Vec<_> = names
+        .collect::<std::io::Result<_>>()
+        .map_err(Error::io("list", folder))?;
     names.sort();
     Ok(names)
 }
@@ -224,16 +244,30 @@ mod tests {
         }
     }
 
-    fn layer(path: &Path, whole: bool) -> Layer {
+    fn layer(path: &Path, changed: &[&str]) -> Layer {
         Layer {
             path: path.to_owned(),
             digest: String::new(),
-            whole,
+            whole: changed.is_empty(),
+            changed: list(changed),
         }
     }
 
     fn list(names: &[&str]) -> Vec<String> {
         names.iter().map(|&name| name.to_owned()).collect()
+    }
+
+    #[test]
+    fn files_of_the_build_are_known() {
+        for (path, known) in [
+            ("usr/sbin/policy-rc.d", true),
+            ("usr/lib/modules/6.12.1-amd64/.fresh-install", true),
+            ("usr/lib/modules/.fresh-install", false),
+            ("usr/lib/modules/a/b/.fresh-install", false),
+            ("usr/sbin/policy-rc.d/x", false),
+        ] {
+            assert_eq!(is_of_the_build(Path::new(path)), known, "{path}");
+        }
     }
 
     #[test]
@@ -260,22 +294,23 @@ mod tests {
         ] {
             put(tree.join(place), text);
         }
-        let input = |layers: &[&Path]| ChangesInput {
-            layers: layers.iter().map(|path| layer(path, *path == lowest)).collect(),
-            tree: tree.clone(),
-        };
-        let found = changes(input(&[&lowest, &upper])).unwrap();
-        assert_eq!(found.layers, [list(&["usr/b", "usr/c"])]);
-        assert_eq!(found.tree, Some(list(&["boot", "etc", "etc/x", "usr/c", "var"])));
-        let found = changes(input(&[&lowest])).unwrap();
-        assert_eq!(found.tree, Some(list(&["boot", "etc", "etc/x", "usr/b", "usr/c", "var"])));
-        put(lowest.join("usr/gone"), "gone");
-        let found = changes(input(&[&lowest, &upper])).unwrap();
-        assert_eq!(found, Changes::default());
-        fs::remove_file(lowest.join("usr/gone")).unwrap();
-        old(&lowest.join("usr/a"));
+        let input =
+            |layers: &[Layer], tree: &Path| ChangesInput::new(layers.to_vec(), tree.to_owned());
+        let below = layer(&lowest, &[]);
+        let changed = changed(input(&[below.clone()], &upper)).unwrap();
+        assert_eq!(changed, list(&["usr/b", "usr/c"]));
+        let both = [below.clone(), layer(&upper, &["usr/b", "usr/c"])];
+        let found = changes(input(&both, &tree)).unwrap();
+        assert_eq!(
+            (found.layers, found.tree),
+            (2, list(&["boot", "etc", "etc/x", "usr/c", "var"]))
+        );
+        let found = changes(input(&[below], &tree)).unwrap();
+        let expected = list(&["boot", "etc", "etc/x", "usr/b", "usr/c", "var"]);
+        assert_eq!((found.layers, found.tree), (1, expected));
         put(upper.join("usr/gone"), "gone");
-        let found = changes(input(&[&lowest, &upper])).unwrap();
-        assert!(found.layers.is_empty() && found.tree.is_some());
+        assert_eq!(changes(input(&both, &tree)).unwrap().layers, 1);
+        put(lowest.join("usr/gone"), "gone");
+        assert_eq!(changes(input(&both, &tree)).unwrap(), Changes::default());
     }
 }

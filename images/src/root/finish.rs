@@ -114,7 +114,9 @@ fn replace(path: &Path, content: &[u8]) -> Result<()> {
     };
     fchown(new.as_file(), Some(owner), Some(group)).map_err(failed())?;
     let permissions = fs::Permissions::from_mode(mode);
-    new.as_file().set_permissions(permissions).map_err(failed())?;
+    new.as_file()
+        .set_permissions(permissions)
+        .map_err(failed())?;
     new.persist(path).map_err(|error| failed()(error.error))?;
     Ok(())
 }

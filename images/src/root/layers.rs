@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::changes::ChangesInput;
 use super::input::{Package, RootInput};
 use super::merge::MergeInput;
 use super::order::{self, Planned};
@@ -26,8 +27,8 @@ use crate::sandbox::{self, Layers, Sandbox};
 
 /// The folder of the store of layers in the cache.
 pub(super) const KIND: &str = "layers";
-/// So many of them are packed by themselves. The uppermost one is small: it is packed with what finishes the tree.
-pub(super) const PACKED: usize = 2;
+/// The kernel's own folder beside an upper tree.
+const OVERLAY: &str = "overlay";
 /// dpkg is started anew after so many KiB of installed size: what follows is unpacked ahead meanwhile.
 const BATCH: u64 = 96 << 10;
 /// When it is set, layers are copies, as on a host without overlayfs.
@@ -35,8 +36,9 @@ const COPIES: &str = "FARROW_NO_OVERLAY";
 /// Unpacking is waited for by so many threads at least.
 const LEAST_WORKERS: usize = 2;
 
-/// What is told of the lowest layer as soon as it is there, beside the making of the others.
-pub type LayerFn<'a> = &'a (dyn Fn(&Layer) + Sync);
+/// What is told of layers that are packed by themselves, beside the making of the others: those up to the one that was just
+/// made.
+pub type LayerFn<'a> = &'a (dyn Fn(&[Layer]) + Sync);
 
 /// A layer in the cache. Its files belong to mapped ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +49,40 @@ pub struct Layer {
     pub digest: String,
     /// Whether it is a whole tree.
     pub whole: bool,
+    /// Below `/usr`, what it puts over the layers below it; nothing for the lowest one, and for one that is not packed.
+    pub changed: Vec<String>,
+}
+
+/// What is done for a layer: packages, by their places in the order in which they are unpacked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Step {
+    packages: Range<usize>,
+    unpack: bool,
+    configure: bool,
+    /// Whether the layer is packed by itself. The uppermost one is small: it is packed with what finishes the tree.
+    packed: bool,
+}
+
+/// The packages that others may need are unpacked for the lowest layer and configured for the next: the first is packed
+/// while the second is made, for which one processor is enough.
+fn steps(parts: &[Vec<Planned>]) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut start = 0;
+    for (index, part) in parts.iter().enumerate() {
+        let packages = start..start + part.len();
+        start = packages.end;
+        let step = |unpack, configure| Step {
+            packages: packages.clone(),
+            unpack,
+            configure,
+            packed: index + 1 < parts.len() || index == 0,
+        };
+        match index {
+            0 => steps.extend([step(true, false), step(false, true)]),
+            _ => steps.push(step(true, true)),
+        }
+    }
+    steps
 }
 
 /// Makes the layers of an input's packages, the lowest first, or finds them in the cache.
@@ -54,12 +90,14 @@ pub(super) fn build(
     input: &RootInput,
     cache: &Path,
     progress: ProgressFn,
-    lowest: LayerFn,
+    made: LayerFn,
 ) -> Result<Vec<Layer>> {
     let plan = stage(progress, "root/plan", || order::plan(&input.packages))?;
     let store = store::open(cache, KIND)?;
     let parts = plan.layers();
-    let digests = digests(input, &parts);
+    let steps = steps(&parts);
+    let packages: Vec<Planned> = parts.into_iter().flatten().collect();
+    let digests = digests(input, &packages, &steps);
     let mut layers = Vec::new();
     for digest in &digests {
         match store.find(digest)? {
@@ -67,42 +105,44 @@ pub(super) fn build(
                 path: tree.path,
                 digest: digest.clone(),
                 whole: kept.whole,
+                changed: kept.added,
             }),
             None => break,
         }
     }
-    let missing = &parts[layers.len()..];
-    let missing_digests = &digests[layers.len()..];
-    let packages = missing.iter().flatten().map(|planned| &planned.package);
-    let ahead = Ahead::new(packages.collect(), cache)?;
+    let missing = &steps[layers.len()..];
+    let first = missing.iter().find(|step| step.unpack);
+    let first = first.map_or(packages.len(), |step| step.packages.start);
+    let wanted = packages[first..].iter().map(|planned| &planned.package);
+    let ahead = Ahead::new(wanted.collect(), cache)?;
+    let maker = Maker {
+        input,
+        store: &store,
+        ahead: &ahead,
+        first,
+        progress,
+    };
     let workers = std::thread::available_parallelism().map_or(LEAST_WORKERS, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers.max(LEAST_WORKERS) {
             scope.spawn(|| ahead.work());
         }
-        let mut start = 0;
-        let mut make = |part: &[Planned], digest: &str| -> Result<()> {
-            if let [first] = &layers[..] {
-                let first = first.clone();
-                scope.spawn(move || lowest(&first));
-            }
-            let maker = Maker {
-                input,
-                ahead: &ahead,
-                below: &layers,
-                progress,
-            };
-            let range = start..start + part.len();
-            start = range.end;
+        let (tell, told) = std::sync::mpsc::channel::<Vec<Layer>>();
+        scope.spawn(move || told.into_iter().for_each(|layers| made(&layers)));
+        let mut work = missing.iter().zip(&digests[layers.len()..]);
+        let result = work.try_for_each(|(step, digest)| {
+            let planned = &packages[step.packages.clone()];
             let layer = match layers.is_empty() {
-                true => maker.lowest(&store, &plan, part, range, digest)?,
-                false => maker.upper(&store, part, range, digest)?,
+                true => maker.lowest(&plan, planned, step, digest)?,
+                false => maker.upper(&layers, planned, step, digest)?,
             };
             layers.push(layer);
-            Ok(())
-        };
-        let mut work = missing.iter().zip(missing_digests);
-        let result = work.try_for_each(|(part, digest)| make(part, digest));
+            if step.packed {
+                // Nobody listens any more only when the listener has failed, which is told when it is waited for.
+                let _ = tell.send(layers.clone());
+            }
+            Ok::<_, Error>(())
+        });
         ahead.stop();
         result
     })?;
@@ -112,26 +152,32 @@ pub(super) fn build(
 /// Says of layers that they are on the disk, after everything has been synced.
 pub(super) fn keep(cache: &Path, layers: &[Layer]) -> Result<()> {
     let store = store::open(cache, KIND)?;
-    layers.iter().try_for_each(|layer| store.last(&layer.digest))
+    layers
+        .iter()
+        .try_for_each(|layer| store.last(&layer.digest))
 }
 
 /// A layer's digest is over all that decides what it and those below it hold.
-fn digests(input: &RootInput, parts: &[Vec<Planned>]) -> Vec<String> {
+fn digests(input: &RootInput, packages: &[Planned], steps: &[Step]) -> Vec<String> {
     let mut below = input.beginning_digest();
-    let digest = |part: &Vec<Planned>| {
-        let mut packages: Vec<&Package> = part.iter().map(|planned| &planned.package).collect();
+    let digest = |step: &Step| {
+        let planned = packages[step.packages.clone()].iter();
+        let mut packages: Vec<&Package> = planned.map(|planned| &planned.package).collect();
         packages.sort_by(|a, b| (&a.name, &a.architecture).cmp(&(&b.name, &b.architecture)));
-        below = super::input::digest_of(&(&below, packages));
+        let done = (step.unpack, step.configure);
+        below = super::input::digest_of(&(&below, packages, done));
         below.clone()
     };
-    parts.iter().map(digest).collect()
+    steps.iter().map(digest).collect()
 }
 
 /// What all layers of a run are made with.
 struct Maker<'a> {
     input: &'a RootInput,
+    store: &'a Store,
     ahead: &'a Ahead<'a>,
-    below: &'a [Layer],
+    /// Place of the first package that is unpacked ahead.
+    first: usize,
     progress: ProgressFn<'a>,
 }
 
@@ -139,76 +185,98 @@ impl Maker<'_> {
     /// A whole tree with the packages that others may need.
     fn lowest(
         &self,
-        store: &Store,
         plan: &order::Plan,
-        part: &[Planned],
-        range: Range<usize>,
+        planned: &[Planned],
+        step: &Step,
         digest: &str,
     ) -> Result<Layer> {
-        let work = store.begin()?;
+        let work = self.store.begin()?;
         let tree = work.join(store::TREE);
         stage(self.progress, "root/essential", || {
-            unpack_essential(plan, self.input, &tree)
+            let essential: Vec<PathBuf> = plan
+                .essential()
+                .map(|package| self.ahead.place(package))
+                .collect();
+            // They come first among all that are unpacked ahead.
+            self.ahead.wait(0..essential.len())?;
+            unpack_essential(essential, self.input, &tree)
         })?;
-        self.install(&Sandbox::new(&tree), &work, part, range)?;
-        self.publish(store, &work, digest, true)
+        self.install(&Sandbox::new(&tree), &work, planned, step)?;
+        self.publish(&work, digest, true, &[])
     }
 
-    /// What packages add to the layers below.
+    /// What a step changes in the layers below.
     fn upper(
         &self,
-        store: &Store,
-        part: &[Planned],
-        range: Range<usize>,
+        below: &[Layer],
+        planned: &[Planned],
+        step: &Step,
         digest: &str,
     ) -> Result<Layer> {
-        let work = store.begin()?;
-        let whole = !can_be_seen_as_one(self.below, &work)?;
-        let sandbox = above(self.below, &work, whole, self.progress)?;
-        self.install(&sandbox, &work, part, range)?;
-        self.publish(store, &work, digest, whole)
+        let work = self.store.begin()?;
+        let whole = !can_be_seen_as_one(below, &work)?;
+        let sandbox = above(below, &work, whole, self.progress)?;
+        self.install(&sandbox, &work, planned, step)?;
+        self.publish(&work, digest, whole, if step.packed { below } else { &[] })
     }
 
-    /// Unpacks and configures packages, which are a range of those that are unpacked ahead.
     fn install(
         &self,
         sandbox: &Sandbox,
         work: &Path,
-        part: &[Planned],
-        range: Range<usize>,
+        planned: &[Planned],
+        step: &Step,
     ) -> Result<()> {
         let dpkg = dpkg::Dpkg::new(sandbox.clone(), self.input, work, self.progress)?;
-        let mut unpacking = dpkg.unpacking(self.ahead.folder(), part.len());
-        for batch in batches(part) {
-            let ready = range.start + batch.start..range.start + batch.end;
-            self.ahead.wait(ready.clone())?;
-            let names = part[batch].iter();
-            let names: Vec<String> = names.map(|planned| Ahead::name(&planned.package)).collect();
-            unpacking.run(&names)?;
-            self.ahead.remove(ready)?;
+        if step.unpack {
+            let mut unpacking = dpkg.unpacking(self.ahead.folder(), planned.len());
+            let start = step.packages.start - self.first;
+            for batch in batches(planned) {
+                let ready = start + batch.start..start + batch.end;
+                self.ahead.wait(ready.clone())?;
+                let names = planned[batch].iter();
+                let names: Vec<String> =
+                    names.map(|planned| Ahead::name(&planned.package)).collect();
+                unpacking.run(&names)?;
+                self.ahead.remove(ready)?;
+            }
+            unpacking.finish();
         }
-        unpacking.finish();
-        dpkg.configure(part.len())
+        match step.configure {
+            true => dpkg.configure(planned.len()),
+            false => Ok(()),
+        }
     }
 
-    fn publish(&self, store: &Store, work: &Path, digest: &str, whole: bool) -> Result<Layer> {
+    fn publish(&self, work: &Path, digest: &str, whole: bool, below: &[Layer]) -> Result<Layer> {
         let tree = work.join(store::TREE);
+        sandbox::remove_tree(&work.join(OVERLAY))?;
         let seal = SealInput {
-            tree,
+            tree: tree.clone(),
             epoch: self.input.epoch,
         };
-        stage(self.progress, "root/seal", || {
-            sandbox::call::<_, ()>("seal-layer", &seal, &|_, _| ())
+        let changed: Vec<String> = stage(self.progress, "root/seal", || {
+            sandbox::call::<_, ()>("seal-layer", &seal, &|_, _| ())?;
+            match below {
+                [] => Ok(Vec::new()),
+                _ => {
+                    let input = ChangesInput::new(below.to_vec(), tree);
+                    sandbox::call("changes-of-layer", &input, &|_, _| ())
+                }
+            }
         })?;
         let kept = store::Kept {
             whole,
+            added: changed.clone(),
             ..store::Kept::default()
         };
-        let tree = store.publish(work, digest, None, kept, Lasting::UntilBoot)?;
+        let lasting = Lasting::UntilBoot;
+        let tree = self.store.publish(work, digest, None, kept, lasting)?;
         Ok(Layer {
             path: tree.path,
             digest: digest.to_owned(),
             whole,
+            changed,
         })
     }
 }
@@ -229,7 +297,7 @@ pub(super) fn above(
         })?;
         return Ok(Sandbox::new(tree));
     }
-    overlay(below, &tree, &work.join("overlay"))
+    overlay(below, &tree, &work.join(OVERLAY))
 }
 
 fn overlay(below: &[Layer], upper: &Path, work: &Path) -> Result<Sandbox> {
@@ -277,4 +345,39 @@ fn batches(part: &[Planned]) -> Vec<Range<usize>> {
         }
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packages_that_others_need_make_two_layers() {
+        let planned = |name: &str| Planned::plain(name, 50 << 10);
+        let parts = vec![
+            vec![planned("a"), planned("b"), planned("c")],
+            vec![planned("d")],
+            vec![planned("e")],
+        ];
+        let found = steps(&parts);
+        let done: Vec<_> = found
+            .iter()
+            .map(|step| {
+                (
+                    step.packages.clone(),
+                    step.unpack,
+                    step.configure,
+                    step.packed,
+                )
+            })
+            .collect();
+        let expected = [
+            (0..3, true, false, true),
+            (0..3, false, true, true),
+            (3..4, true, true, true),
+            (4..5, true, true, false),
+        ];
+        assert_eq!(done, expected);
+        assert_eq!(batches(&parts[0]), [0..2, 2..3]);
+    }
 }

@@ -77,9 +77,13 @@ pub(super) fn is_removed(metadata: &fs::Metadata) -> bool {
 /// Puts a folder over another one, which is made when there is none.
 fn apply(source: &Path, target: &Path, place: fn(&Path, &Path) -> Result<()>) -> Result<()> {
     let metadata = look(source)?;
-    let is_opaque = xattr::get(source, OPAQUE.0).is_ok_and(|value| value.as_deref() == Some(OPAQUE.1));
+    let is_opaque =
+        xattr::get(source, OPAQUE.0).is_ok_and(|value| value.as_deref() == Some(OPAQUE.1));
     let there = target.symlink_metadata().ok();
-    if there.as_ref().is_some_and(|there| is_opaque || !there.is_dir()) {
+    if there
+        .as_ref()
+        .is_some_and(|there| is_opaque || !there.is_dir())
+    {
         remove(target)?;
     }
     if !target.is_dir() {
@@ -209,9 +213,18 @@ mod tests {
         let work = work.path();
         let lower = folder(
             &work.join("lower"),
-            &[("a", "old"), ("kept", "kept"), ("d/below", "x"), ("e/stays", "y"), ("f/x", "z")],
+            &[
+                ("a", "old"),
+                ("kept", "kept"),
+                ("d/below", "x"),
+                ("e/stays", "y"),
+                ("f/x", "z"),
+            ],
         );
-        let upper = folder(&work.join("upper"), &[("a", "new"), ("d/g", "g"), ("e/h", "h"), ("f", "file")]);
+        let upper = folder(
+            &work.join("upper"),
+            &[("a", "new"), ("d/g", "g"), ("e/h", "h"), ("f", "file")],
+        );
         let hides = xattr::set(upper.join("d"), OPAQUE.0, OPAQUE.1).is_ok();
         xattr::set(upper.join("e/h"), "user.overlay.origin", b"x").ok();
         strip(&upper).unwrap();
@@ -225,12 +238,18 @@ mod tests {
             };
             merge(input).unwrap();
             let read = |name: &str| fs::read_to_string(tree.join(name)).unwrap();
-            assert_eq!((read("a"), read("kept"), read("f")), ("new".into(), "kept".into(), "file".into()));
+            assert_eq!(
+                (read("a"), read("kept"), read("f")),
+                ("new".into(), "kept".into(), "file".into())
+            );
             assert_eq!((read("e/stays"), read("e/h")), ("y".into(), "h".into()));
             assert_eq!(tree.join("d/below").exists(), !hides);
             assert_eq!(xattr::list(tree.join("e/h")).unwrap().count(), 0);
             let inode = |path: &Path| path.symlink_metadata().unwrap().ino();
-            assert_eq!(inode(&tree.join("kept")) == inode(&lower.join("kept")), !copy);
+            assert_eq!(
+                inode(&tree.join("kept")) == inode(&lower.join("kept")),
+                !copy
+            );
             fs::remove_dir_all(&tree).unwrap();
         }
     }

@@ -28,6 +28,25 @@ pub(super) struct Planned {
     layer: usize,
 }
 
+impl Planned {
+    /// A package of that name and installed size in KiB.
+    #[cfg(test)]
+    pub(super) fn plain(name: &str, size: u64) -> Self {
+        let package = Package {
+            name: name.into(),
+            version: "1".into(),
+            architecture: "all".into(),
+            path: name.into(),
+            sha256: name.into(),
+        };
+        Self {
+            package,
+            size,
+            layer: 0,
+        }
+    }
+}
+
 impl Plan {
     pub(super) fn essential(&self) -> impl Iterator<Item = &Package> {
         let essential = self.packages[..self.essential].iter();
@@ -43,7 +62,10 @@ impl Plan {
             of_layer.cloned().collect::<Vec<_>>()
         };
         let layers = [layer(0), layer(1), layer(2)];
-        layers.into_iter().filter(|layer| !layer.is_empty()).collect()
+        layers
+            .into_iter()
+            .filter(|layer| !layer.is_empty())
+            .collect()
     }
 }
 
@@ -115,7 +137,9 @@ fn needed<'a>(controls: &'a BTreeMap<&'a str, Control>) -> BTreeSet<&'a str> {
     };
     let is_needed = |(name, control): (&&'a str, &Control)| {
         let mut names = control.provides.iter().map(String::as_str).chain([*name]);
-        names.any(|wanting| by_another(name, wanting)).then_some(*name)
+        names
+            .any(|wanting| by_another(name, wanting))
+            .then_some(*name)
     };
     controls.iter().filter_map(is_needed).collect()
 }

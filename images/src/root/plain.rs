@@ -17,7 +17,8 @@ pub(super) struct Ahead<'a> {
     packages: Vec<&'a Package>,
     folder: tempfile::TempDir,
     next: AtomicUsize,
-    done: Mutex<BTreeMap<usize, Result<()>>>,
+    /// Those that are ready, and what went wrong with others.
+    done: Mutex<BTreeMap<usize, Option<Error>>>,
     changed: Condvar,
 }
 
@@ -53,7 +54,7 @@ impl<'a> Ahead<'a> {
             };
             let result = plain::write(&package.path, &self.place(package));
             let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.insert(index, result);
+            done.insert(index, result.err());
             self.changed.notify_all();
         }
     }
@@ -68,8 +69,9 @@ impl<'a> Ahead<'a> {
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
         for index in range {
             loop {
-                match done.remove(&index) {
-                    Some(result) => break result?,
+                match done.get_mut(&index).map(Option::take) {
+                    Some(None) => break,
+                    Some(Some(error)) => return Err(error),
                     None => {
                         let wait = self.changed.wait(done);
                         done = wait.unwrap_or_else(PoisonError::into_inner);
@@ -89,7 +91,8 @@ impl<'a> Ahead<'a> {
         Ok(())
     }
 
-    fn place(&self, package: &Package) -> PathBuf {
+    /// Where a package's file is, or will be.
+    pub(super) fn place(&self, package: &Package) -> PathBuf {
         self.folder.path().join(Self::name(package))
     }
 }

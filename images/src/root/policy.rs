@@ -10,16 +10,24 @@ pub(super) const POLICY_RC_D: &str = "/usr/sbin/policy-rc.d";
 /// - The image brings its own initrd.
 /// - Presets let no unit be enabled and policy-rc.d lets none be started, so asking for it changes nothing but a
 ///   record of the asking, which is not kept. Each asking costs the start of an interpreter, and there are hundreds.
+/// - Certificates are hashed once: what ca-certificates does when it is configured, it does again a moment later, by its
+///   own trigger.
 /// - Python modules are compiled while other packages are being configured; see [`WAIT`].
-pub(super) const STAND_INS: [(&str, &str); 5] = [
+pub(super) const STAND_INS: [(&str, &str); 6] = [
     ("update-initramfs", NOTHING),
     ("deb-systemd-helper", NOTHING),
     ("deb-systemd-invoke", NOTHING),
     ("invoke-rc.d", NOTHING),
+    ("update-ca-certificates", TRIGGERED),
     ("py3compile", COMPILE),
 ];
 
 const NOTHING: &str = "#!/bin/sh\nexit 0\n";
+
+/// Only the call of the trigger comes without `--hooksdir`.
+const TRIGGERED: &str = r#"#!/bin/sh
+[ "${1:-}" = --hooksdir ] || exec /usr/sbin/update-ca-certificates "$@"
+"#;
 
 /// Leaves a note, and takes it away when the real program has succeeded. One lock is held until then, by as many jobs
 /// as there are; the other lets one run at a time.

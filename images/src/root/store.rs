@@ -14,6 +14,7 @@ use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 use super::changes::Changes;
+use super::layers::Layer;
 use super::{Kernel, RootTree};
 use crate::error::{Error, Result};
 use crate::sandbox;
@@ -28,7 +29,7 @@ const UNFINISHED: &str = ".unfinished-";
 /// Finished trees that are kept.
 const KEPT: usize = 3;
 /// Layers of a tree, at most: as many more of them are kept.
-const LAYERS: usize = 3;
+const LAYERS: usize = 4;
 
 /// Changes with each boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -54,10 +55,10 @@ struct Facts {
 /// What is kept about a tree beside its kernel; each kind of tree has its own part of it.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
-    /// What was added to the tree's base.
+    /// What was added to the tree's base; what a layer puts over those below.
     pub(super) added: Vec<String>,
-    /// Digests of the layers that a base was made from, the lowest first.
-    pub(super) layers: Vec<String>,
+    /// The layers of a base that are packed by themselves, the lowest first.
+    pub(super) layers: Vec<Layer>,
     /// What a base has beyond its layers.
     pub(super) changes: Changes,
     /// Whether a layer is a whole tree.
@@ -70,11 +71,6 @@ pub(super) struct Store {
     folder: PathBuf,
     kept: usize,
     _lock: Flock<fs::File>,
-}
-
-/// Where the tree of a digest is, if it is there.
-pub(super) fn place(cache: &Path, kind: &str, digest: &str) -> PathBuf {
-    cache.join(kind).join(digest).join(TREE)
 }
 
 /// Waits for its turn and opens the folder of trees.

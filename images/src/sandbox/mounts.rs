@@ -70,16 +70,24 @@ fn step_aside(spot: &Path) -> Result<()> {
     make_dir(Path::new(NEW))
 }
 
-/// Mounts trees as one. `userxattr` is what a user namespace may do (since Linux 5.11).
+/// Mounts trees as one. `userxattr` is what a user namespace may do (since Linux 5.11). `volatile`: the end of the mount
+/// does not wait for the whole file system to be written out; the kernel then wants another working folder each time,
+/// and trees of a run that does not end are thrown away anyway.
 fn overlay(layers: &Layers, target: &Path) -> Result<()> {
-    let lower: Vec<Vec<u8>> = layers.lower.iter().map(|path| option(path, true)).collect();
+    let work = tempfile::Builder::new()
+        .prefix("mount-")
+        .tempdir_in(on_host(&layers.work))
+        .map_err(Error::io("create in", &layers.work))?
+        .keep();
+    let lower = layers.lower.iter();
+    let lower: Vec<Vec<u8>> = lower.map(|path| option(&on_host(path), true)).collect();
     let fields = [
-        b"userxattr,lowerdir=".to_vec(),
+        b"userxattr,volatile,lowerdir=".to_vec(),
         lower.join(&b':'),
         b",upperdir=".to_vec(),
-        option(&layers.upper, false),
+        option(&on_host(&layers.upper), false),
         b",workdir=".to_vec(),
-        option(&layers.work, false),
+        option(&work, false),
     ];
     let options = std::ffi::OsString::from_vec(fields.concat());
     mount(
@@ -95,11 +103,11 @@ fn overlay(layers: &Layers, target: &Path) -> Result<()> {
     )))
 }
 
-/// A path of the host as overlayfs takes it: separators in names are escaped.
+/// A path as overlayfs takes it: separators in names are escaped.
 fn option(path: &Path, is_list: bool) -> Vec<u8> {
     let separators: &[u8] = if is_list { b"\\,:" } else { b"\\," };
     let mut escaped = Vec::new();
-    for &byte in on_host(path).as_os_str().as_encoded_bytes() {
+    for &byte in path.as_os_str().as_encoded_bytes() {
         if separators.contains(&byte) {
             escaped.push(b'\\');
         }
@@ -350,7 +358,7 @@ mod tests {
 
     #[test]
     fn separators_of_mount_options_are_escaped() {
-        assert_eq!(option(Path::new("/a:b,c"), true), b"/host/a\\:b\\,c");
-        assert_eq!(option(Path::new("/a:b,c"), false), b"/host/a:b\\,c");
+        assert_eq!(option(Path::new("/a:b,c"), true), b"/a\\:b\\,c");
+        assert_eq!(option(Path::new("/a:b,c"), false), b"/a:b\\,c");
     }
 }

@@ -20,7 +20,8 @@ pub(super) fn run(name: &str, input: Value, _report: Report) -> Result<Value> {
         "finish-root" => with(input, root::finish),
         "seal-layer" => with(input, root::seal),
         "merge-layers" => with(input, root::merge),
-        "changes-of-layers" => with(input, root::changes),
+        "changes-of-layer" => with(input, root::changed),
+        "changes-of-tree" => with(input, root::changes),
         "remove-tree" => with(input, |path: PathBuf| remove_tree(&path)),
         _ => Err(Error::sandbox(format!("run the worker {name}"))(
             "there is none of that name",
