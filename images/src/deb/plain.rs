@@ -1,7 +1,7 @@
 //! A package whose files are not compressed: dpkg, which unpacks one package at a time with one thread, only has to copy.
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use super::{DATA_LIMIT, decode, members};
@@ -11,6 +11,8 @@ use crate::error::{Error, Result};
 /// First bytes of an ar archive, and the first member of a package (deb(5)).
 const MAGIC: &[u8] = b"!<arch>\n";
 const VERSION: &[u8] = b"2.0\n";
+/// Bytes that are written at a time.
+const PIECE: usize = 1 << 18;
 /// Name of the member of files that are not compressed.
 const DATA: &str = "data.tar";
 
@@ -41,22 +43,40 @@ pub(crate) fn write(package: &Path, out: &Path) -> Result<()> {
         inner: decode(compression, data).map_err(refuse)?,
         left: DATA_LIMIT,
     };
-    let file = File::create(out).map_err(Error::io("create", out))?;
-    let mut file = BufWriter::with_capacity(1 << 18, file);
+    let mut file = File::create(out).map_err(Error::io("create", out))?;
     let written = (|| {
         file.write_all(MAGIC)?;
         member(&mut file, "debian-binary", VERSION)?;
         member(&mut file, &control_name, &control_bytes)?;
         let start = file.stream_position()?;
         file.write_all(&header(DATA, 0))?;
-        let size = io::copy(&mut data, &mut file)?;
+        let size = copy(&mut data, &mut file)?;
         pad(&mut file, size)?;
         // The size is known now.
         file.seek(SeekFrom::Start(start))?;
-        file.write_all(&header(DATA, size))?;
-        file.flush()
+        file.write_all(&header(DATA, size))
     })();
     written.map_err(refuse)
+}
+
+/// Copies in pieces that are decoded to where they are written from.
+fn copy(from: &mut impl Read, to: &mut File) -> io::Result<u64> {
+    let mut piece = vec![0; PIECE];
+    let mut size = 0;
+    loop {
+        let mut filled = 0;
+        while filled < PIECE {
+            match from.read(&mut piece[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        to.write_all(&piece[..filled])?;
+        size += filled as u64;
+        if filled < PIECE {
+            return Ok(size);
+        }
+    }
 }
 
 fn member(file: &mut impl Write, name: &str, content: &[u8]) -> io::Result<()> {

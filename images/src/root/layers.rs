@@ -33,8 +33,6 @@ const OVERLAY: &str = "overlay";
 const BATCH: u64 = 96 << 10;
 /// When it is set, layers are copies, as on a host without overlayfs.
 const COPIES: &str = "FARROW_NO_OVERLAY";
-/// Unpacking is waited for by so many threads at least.
-const LEAST_WORKERS: usize = 2;
 
 /// What is told of layers that are packed by themselves, beside the making of the others: those up to the one that was just
 /// made.
@@ -114,18 +112,25 @@ pub(super) fn build(
     let first = missing.iter().find(|step| step.unpack);
     let first = first.map_or(packages.len(), |step| step.packages.start);
     let wanted = packages[first..].iter().map(|planned| &planned.package);
-    let ahead = Ahead::new(wanted.collect(), cache)?;
+    let ahead = &Ahead::new(wanted.collect(), cache)?;
     let maker = Maker {
         input,
         store: &store,
-        ahead: &ahead,
+        ahead,
         first,
         progress,
     };
-    let workers = std::thread::available_parallelism().map_or(LEAST_WORKERS, usize::from);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // dpkg begins when the essential packages are there; from then on one processor is its.
+    let urgent = match layers.is_empty() {
+        true => plan.essential().count(),
+        false => packages.len(),
+    };
     std::thread::scope(|scope| {
-        for _ in 0..workers.max(LEAST_WORKERS) {
-            scope.spawn(|| ahead.work());
+        scope.spawn(|| ahead.work(usize::MAX));
+        for worker in 1..processors {
+            let end = if worker == 1 { urgent } else { usize::MAX };
+            scope.spawn(move || ahead.work(end));
         }
         let (tell, told) = std::sync::mpsc::channel::<Vec<Layer>>();
         scope.spawn(move || told.into_iter().for_each(|layers| made(&layers)));

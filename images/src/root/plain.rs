@@ -45,13 +45,15 @@ impl<'a> Ahead<'a> {
         format!("{}_{}.deb", package.name, package.architecture)
     }
 
-    /// Unpacks one after the other, beside other callers, until there is none left or [`Ahead::stop`] is called.
-    pub(super) fn work(&self) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(package) = self.packages.get(index) else {
-                return;
-            };
+    /// Unpacks one after the other, beside other callers, until all before `end` are taken or [`Ahead::stop`] is called.
+    pub(super) fn work(&self, end: usize) {
+        let end = end.min(self.packages.len());
+        let take = |next: usize| (next < end).then_some(next + 1);
+        while let Ok(index) = self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
+        {
+            let package = self.packages[index];
             let result = plain::write(&package.path, &self.place(package));
             let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
             done.insert(index, result.err());
