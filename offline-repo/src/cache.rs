@@ -21,7 +21,7 @@ pub struct Cache {
     indexes: PathBuf,
 }
 
-/// Reduced indexes that are kept: those of a few recipes, each with a few suites. Debian's largest takes 25 MB.
+/// Reduced indexes that are kept: those of a few recipes, each with a few suites. Debian's largest takes 30 MB.
 const INDEXES_KEPT: usize = 16;
 /// No reduced index is larger, in bytes: an index has at most 512 MiB, and what is added for each package is less than what
 /// is left out.
