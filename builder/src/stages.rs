@@ -114,8 +114,13 @@ pub fn epoch(lock: &Lock) -> u64 {
     given.unwrap_or_else(|| lock.epoch())
 }
 
-/// The bill of materials of a repository, in SPDX or in CycloneDX.
-pub fn sbom(path: &Path, lock: &Lock, is_spdx: bool) -> Result<String> {
+/// What the bills of materials of a repository are about.
+struct Contents {
+    subject: Subject,
+    components: Vec<Component>,
+}
+
+fn contents(path: &Path, lock: &Lock) -> Result<Contents> {
     let repository = Repository::open(path, None)?;
     let manifest = repository.manifest();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -128,11 +133,28 @@ pub fn sbom(path: &Path, lock: &Lock, is_spdx: bool) -> Result<String> {
         kind: Kind::Repository,
     };
     let packages = repository.packages().iter();
-    let components: Vec<Component> = packages.map(Component::of).collect();
-    Ok(match is_spdx {
-        true => sbom::spdx(&subject, &components),
-        false => sbom::cyclonedx(&subject, &components),
+    Ok(Contents {
+        subject,
+        components: packages.map(Component::of).collect(),
     })
+}
+
+/// The bill of materials of a repository, in SPDX or in CycloneDX.
+pub fn sbom(path: &Path, lock: &Lock, is_spdx: bool) -> Result<String> {
+    let found = contents(path, lock)?;
+    Ok(match is_spdx {
+        true => sbom::spdx(&found.subject, &found.components),
+        false => sbom::cyclonedx(&found.subject, &found.components),
+    })
+}
+
+/// Both bills of materials of a repository: SPDX, then CycloneDX.
+fn sboms(path: &Path, lock: &Lock) -> Result<[String; 2]> {
+    let found = contents(path, lock)?;
+    Ok([
+        sbom::spdx(&found.subject, &found.components),
+        sbom::cyclonedx(&found.subject, &found.components),
+    ])
 }
 
 /// Checks a repository folder, or a tarball, against its marker. With keys, one of them must have signed it.

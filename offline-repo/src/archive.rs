@@ -72,8 +72,20 @@ pub struct PackagesFile {
     pub sha256: Sha256,
     /// Text.
     pub text: String,
-    /// Digest of the text if it was unpacked just now; the caller may keep it ([`Cache::keep_unpacked`]).
-    pub unpacked: Option<Sha256>,
+}
+
+/// A Packages file as a Release lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listed {
+    /// Path below the suite's folder.
+    path: String,
+    /// URL it is listed at, for messages.
+    pub(crate) url: String,
+    /// Digest and size as fetched.
+    pub(crate) file: ListedFile,
+    /// Name and those of the unpacked form.
+    name: String,
+    plain: Option<ListedFile>,
 }
 
 /// Fetches and verifies the InRelease of a suite, for use at the time `now`.
@@ -107,18 +119,17 @@ pub fn fetch_release(
     })
 }
 
-/// Fetches a suite: its InRelease and one Packages file per component.
+/// Fetches a suite: its InRelease, and with `load` what is wanted of the index of each component.
 ///
 /// A mirror that replaces its indexes in between has other Packages files than the InRelease says, and no copy of
 /// the old ones by their digest: then everything is read again, until it fits together.
-pub fn fetch_suite(
+pub(crate) fn fetch_suite<T>(
     client: &Client,
-    cache: &Cache,
     upstream: &Upstream,
     suite: &str,
-    architecture: &str,
     now: u64,
-) -> Result<(SignedRelease, Vec<PackagesFile>)> {
+    load: impl Fn(&SignedRelease, &str) -> Result<T>,
+) -> Result<(SignedRelease, Vec<T>)> {
     let keyring = Keyring::from_files(&upstream.keys).map_err(|error| match error {
         Error::Key { origin, message } => Error::Key {
             origin: format!("{origin} of the upstream '{}'", upstream.name),
@@ -126,17 +137,13 @@ pub fn fetch_suite(
         },
         other => other,
     })?;
-    let fetch = |component: &String, signed: &SignedRelease| {
-        fetch_packages(client, cache, signed, component, architecture, &|_| {})
-    };
     let mut rounds = 0..REPLACED_LIMIT;
     loop {
         let signed = fetch_release(client, upstream, &keyring, suite, now)?;
-        let files: Result<Vec<_>> = (upstream.components.iter())
-            .map(|component| fetch(component, &signed))
-            .collect();
-        match files {
-            Ok(files) => return Ok((signed, files)),
+        let components = upstream.components.iter();
+        let loaded: Result<Vec<T>> = components.map(|name| load(&signed, name)).collect();
+        match loaded {
+            Ok(loaded) => return Ok((signed, loaded)),
             Err(error) if error.concerns_one_file() && rounds.next().is_some() => {
                 std::thread::sleep(client.pause());
             }
@@ -164,6 +171,30 @@ fn index_urls(signed: &SignedRelease, path: &str, sha256: &Sha256) -> Vec<String
         .collect()
 }
 
+/// What a release says about the Packages file of a component.
+pub(crate) fn listed(
+    signed: &SignedRelease,
+    component: &str,
+    architecture: &str,
+) -> Result<Listed> {
+    let name = format!("{component}/binary-{architecture}/Packages");
+    let Some((path, file)) = signed.release.index(&name) else {
+        return Err(Error::MissingIndex {
+            url: crate::http::redact(&signed.url),
+            wanted: name,
+        });
+    };
+    let url = format!("{}{}", signed.folder(), percent::path(&path));
+    Ok(Listed {
+        url: crate::http::redact(&url),
+        // Release files list the plain index as well, whether or not the mirror has it.
+        plain: signed.release.files.get(&name).copied(),
+        path,
+        file,
+        name,
+    })
+}
+
 /// Fetches the Packages file of a component, through the cache, verified against the release.
 pub fn fetch_packages(
     client: &Client,
@@ -173,40 +204,41 @@ pub fn fetch_packages(
     architecture: &str,
     on_bytes: &dyn Fn(u64),
 ) -> Result<PackagesFile> {
-    let wanted = format!("{component}/binary-{architecture}/Packages");
-    let shown = crate::http::redact(&signed.url);
-    let (path, file) = signed
-        .release
-        .index(&wanted)
-        .ok_or_else(|| Error::MissingIndex {
-            url: shown,
-            wanted: wanted.clone(),
-        })?;
-    let url = format!("{}{}", signed.folder(), percent::path(&path));
-    let origin = crate::http::redact(&url);
-    // Release files list the plain index as well, whether or not the mirror has it.
-    let plain = signed.release.files.get(&wanted);
-    let kept = plain.and_then(|plain| cache.unpacked(&plain.sha256, plain.size));
-    let (bytes, unpacked) = match kept {
-        Some(bytes) => (bytes, None),
-        None => {
-            let packed = fetch_index(client, cache, signed, (&path, file), &wanted, on_bytes)?;
-            let (codec, limit) = (Codec::of_name(&path), unpacked_limit(file.size, plain));
-            let bytes = compression::decompress(&origin, codec, &packed, limit)?;
-            let plain = plain.filter(|_| codec != Codec::Plain);
-            if let Some(plain) = plain {
-                check(&wanted, &origin, &bytes, plain)?;
-            }
-            (bytes, plain.map(|plain| plain.sha256))
-        }
-    };
-    let text =
-        String::from_utf8(bytes).map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
+    let listed = listed(signed, component, architecture)?;
+    fetch_listed(client, cache, signed, &listed, on_bytes)
+}
+
+/// The same for what [`listed`] found.
+pub(crate) fn fetch_listed(
+    client: &Client,
+    cache: &Cache,
+    signed: &SignedRelease,
+    listed: &Listed,
+    on_bytes: &dyn Fn(u64),
+) -> Result<PackagesFile> {
+    let Listed {
+        path,
+        url,
+        file,
+        name,
+        plain,
+    } = listed;
+    let packed = fetch_index(client, cache, signed, listed, on_bytes)?;
+    let (codec, limit) = (
+        Codec::of_name(path),
+        unpacked_limit(file.size, plain.as_ref()),
+    );
+    let bytes = compression::decompress(url, codec, &packed, limit)?;
+    drop(packed);
+    let plain = plain.filter(|_| codec != Codec::Plain);
+    if let Some(plain) = plain {
+        check(name, url, &bytes, &plain)?;
+    }
+    let text = String::from_utf8(bytes).map_err(|_| Error::invalid(url, "is not UTF-8 text"))?;
     Ok(PackagesFile {
-        url: origin,
+        url: url.clone(),
         sha256: file.sha256,
         text,
-        unpacked,
     })
 }
 
@@ -236,24 +268,23 @@ fn fetch_index(
     client: &Client,
     cache: &Cache,
     signed: &SignedRelease,
-    (path, file): (&str, ListedFile),
-    wanted: &str,
+    listed: &Listed,
     on_bytes: &dyn Fn(u64),
 ) -> Result<Vec<u8>> {
+    let file = listed.file;
     if file.size > PACKED_LIMIT {
-        let url = format!("{}{}", signed.folder(), percent::path(path));
         return Err(Error::TooLarge {
-            origin: crate::http::redact(&url),
+            origin: listed.url.clone(),
             limit: PACKED_LIMIT,
         });
     }
     let expected = Expected {
-        name: wanted.to_string(),
+        name: listed.name.clone(),
         size: file.size,
         sha256: file.sha256,
     };
     if !cache.verify(&file.sha256, file.size)? {
-        let urls = index_urls(signed, path, &file.sha256);
+        let urls = index_urls(signed, &listed.path, &file.sha256);
         cache.fetch(client, &urls, &expected, on_bytes)?;
     }
     crate::files::read_bounded(&cache.path(&file.sha256), PACKED_LIMIT)

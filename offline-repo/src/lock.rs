@@ -1,24 +1,21 @@
 //! The lock: every package with version, place, size and digest, and the signed indexes it was taken from.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod reading;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dependency;
 use crate::digest::Sha256;
-use crate::error::{Error, Result};
-use crate::files::{self, is_confined};
+use crate::error::Result;
+use crate::files;
 pub use crate::minimal::LockedBase;
 use crate::rpm;
 pub use crate::rpm::modules::LockedModules;
-use crate::version;
 
 /// The version of the format that this crate reads and writes.
 pub const SCHEMA: u32 = 1;
-
-/// No lock file is larger, in bytes.
-const LOCK_LIMIT: u64 = 64 << 20;
 
 /// A lock file (`NAME.lock`, TOML).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,23 +131,6 @@ impl LockedPackage {
             Format::Rpm => rpm::file_name(&self.name, &self.version, &self.architecture),
         }
     }
-
-    /// Whether nothing in it can lead out of a folder or a URL.
-    fn is_valid(&self, lock_architecture: &str) -> bool {
-        let named = match self.format() {
-            Format::Deb => {
-                dependency::is_package_name(&self.name)
-                    && version::is_valid(&self.version)
-                    && (self.architecture == "all" || self.architecture == lock_architecture)
-            }
-            Format::Rpm => {
-                rpm::is_package_name(&self.name)
-                    && rpm::evr::is_valid(&self.version)
-                    && rpm::is_architecture(&self.architecture)
-            }
-        };
-        named && is_confined(self.path.strip_prefix("./").unwrap_or(&self.path))
-    }
 }
 
 /// See [`LockedPackage::file_name`].
@@ -158,82 +138,7 @@ pub fn file_name(name: &str, version: &str, architecture: &str) -> String {
     format!("{name}_{}_{architecture}.deb", version.replace(':', "%3a"))
 }
 
-/// RPM packages of one name may stand beside each other for different architectures, as 32-bit libraries do.
-fn rpm_architecture(package: &LockedPackage) -> Option<&str> {
-    (package.format() == Format::Rpm).then_some(package.architecture.as_str())
-}
-
 impl Lock {
-    /// Reads a lock file's text and checks that nothing in it leads outside of where it should.
-    pub fn parse(origin: &str, text: &str) -> Result<Self> {
-        let mut lock: Lock = toml::from_str(text).map_err(|e| Error::Syntax {
-            origin: origin.to_string(),
-            line: e
-                .span()
-                .map_or(1, |span| text[..span.start].matches('\n').count() + 1),
-            message: e.message().to_string(),
-        })?;
-        if lock.schema != SCHEMA {
-            return Err(Error::invalid(
-                origin,
-                format!("has schema {}, this version reads {SCHEMA}", lock.schema),
-            ));
-        }
-        lock.check(origin)?;
-        // Packages are looked up by halving; a person who edits the file need not know that.
-        lock.packages.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(lock)
-    }
-
-    fn check(&self, origin: &str) -> Result<()> {
-        if !dependency::is_architecture(&self.architecture)
-            && !rpm::is_architecture(&self.architecture)
-        {
-            return Err(Error::invalid(origin, "has no valid architecture"));
-        }
-        let mut modules = self.modules.iter();
-        if let Some(one) = modules.find(|one| !is_confined(&one.path)) {
-            let message = format!("the path '{}' leads elsewhere", one.path.escape_debug());
-            return Err(Error::invalid(origin, message));
-        }
-        let mut names = BTreeSet::new();
-        for package in &self.packages {
-            if !package.is_valid(&self.architecture) {
-                let message = format!(
-                    "package '{}' has an invalid name, version, architecture or path",
-                    package.name.escape_debug()
-                );
-                return Err(Error::invalid(origin, message));
-            }
-            if !names.insert((&package.name, package.format(), rpm_architecture(package))) {
-                return Err(Error::invalid(
-                    origin,
-                    format!("package '{}' occurs twice", package.name),
-                ));
-            }
-            if !self
-                .indexes
-                .iter()
-                .any(|index| index.archive == package.archive)
-            {
-                let message = format!(
-                    "package '{}' is from the archive '{}', which has no index",
-                    package.name, package.archive
-                );
-                return Err(Error::invalid(origin, message));
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads a lock file.
-    pub fn load(path: &Path) -> Result<Self> {
-        let origin = path.display().to_string();
-        let text = String::from_utf8(files::read_bounded(path, LOCK_LIMIT)?)
-            .map_err(|_| Error::invalid(&origin, "is not UTF-8 text"))?;
-        Lock::parse(&origin, &text)
-    }
-
     /// Writes a lock file.
     pub fn save(&self, path: &Path) -> Result<()> {
         files::write_atomic(path, self.to_text().as_bytes(), 0o644)
@@ -364,49 +269,5 @@ mod tests {
             "etcd-server_1%3a2.3-4_amd64.deb"
         );
         assert_eq!(lock.epoch(), 1_795_140_670);
-    }
-
-    #[test]
-    fn mistakes_are_named() {
-        let text = sample().to_text();
-        for (from, to, message) in [
-            (
-                "schema = 1",
-                "schema = 2",
-                "x.lock: has schema 2, this version reads 1",
-            ),
-            (
-                "schema = 1",
-                "schema = 1\ncolour = 1",
-                "x.lock:3: unknown field `colour`, expected one of `schema`, `name`, `architecture`, `requests`, `index`, `package`, `modules`, `base`",
-            ),
-            (
-                "pool/main/libc6.deb",
-                "../libc6.deb",
-                "x.lock: package 'libc6' has an invalid name, version, architecture or path",
-            ),
-            (
-                "name = \"libc6\"",
-                "name = \"etcd-server\"",
-                "x.lock: package 'etcd-server' occurs twice",
-            ),
-            (
-                "version = \"1:2.3-4\"",
-                "version = \"/\"",
-                "x.lock: package 'etcd-server' has an invalid name, version, architecture or path",
-            ),
-            (
-                "archive = \"debian\"\nsuite = \"trixie\"\npath",
-                "archive = \"x\"\nsuite = \"trixie\"\npath",
-                "x.lock: package 'etcd-server' is from the archive 'x', which has no index",
-            ),
-        ] {
-            let wrong = text.replacen(from, to, 1);
-            assert_ne!(wrong, text);
-            assert_eq!(
-                Lock::parse("x.lock", &wrong).unwrap_err().to_string(),
-                message
-            );
-        }
     }
 }

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::archive::{self, Upstream};
+use crate::archive::{self, PackagesFile, SignedRelease, Upstream};
 use crate::cache::Cache;
 use crate::closure::{Chosen, Wishes};
-use crate::digest::Sha256;
 use crate::error::{Error, Result};
 use crate::http::Client;
 use crate::keeping;
 use crate::lock::{Lock, LockedBase, LockedIndex, LockedPackage, SCHEMA};
 use crate::minimal;
 use crate::progress::{Callback, Progress};
-use crate::universe::{IndexText, Universe};
+use crate::universe::Universe;
+use crate::universe::reduced::Reduced;
 
 /// What is to be locked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,17 +54,19 @@ pub fn lock(
         items: 0,
         bytes: 0,
     });
-    // The order of names is needed in any case, and the base states are computed from a universe of their own.
-    let order = || universe.first_mention("");
-    let (bases, _) = rayon::join(|| bases(request, &universe, &indexes), order);
-    let bases = bases?;
+    let of_bases = base_universe(request, &universe, &indexes);
     let wishes = Wishes {
         groups: request.groups.clone(),
         include_essential: request.include_essential,
         recommends: request.recommends,
     };
-    let chosen = keeping::closure(&mut universe, &wishes, &request.keep, &request.upgrade)?;
-    let packages = chosen
+    // The base states are computed from a universe of their own, at the same time.
+    let (bases, chosen) = rayon::join(
+        || bases(of_bases),
+        || keeping::closure(&mut universe, &wishes, &request.keep, &request.upgrade),
+    );
+    let bases = bases?;
+    let packages = chosen?
         .into_iter()
         .map(|chosen| locked(&universe, &indexes, chosen))
         .collect();
@@ -82,23 +84,32 @@ pub fn lock(
     Lock::parse("the new lock", &lock.to_text())
 }
 
-/// The base states that are asked for, from the indexes of the first suite: what an installation medium has.
-fn bases(
+/// What the base states that are asked for are computed from: the indexes of the first suite, which is what an installation
+/// medium has.
+fn base_universe(
     request: &LockRequest,
     universe: &Universe,
     indexes: &[LockedIndex],
-) -> Result<Vec<LockedBase>> {
+) -> Option<Universe> {
     if !request.minimal_base {
-        return Ok(Vec::new());
+        return None;
     }
     let first = &indexes[0];
     let same =
         |index: &LockedIndex| (&index.upstream, &index.suite) == (&first.upstream, &first.suite);
     let numbers: Vec<usize> = (0..indexes.len()).filter(|n| same(&indexes[*n])).collect();
-    Ok(vec![LockedBase {
-        kind: "minimal".into(),
-        status: minimal::status(universe, &numbers)?,
-    }])
+    Some(universe.of_indexes(&numbers))
+}
+
+/// The base states.
+fn bases(universe: Option<Universe>) -> Result<Vec<LockedBase>> {
+    let base = |universe: Universe| {
+        Ok(LockedBase {
+            kind: "minimal".into(),
+            status: minimal::status(&universe)?,
+        })
+    };
+    universe.into_iter().map(base).collect()
 }
 
 /// The closure of any set of packages, without essential packages: a lock with the single group "request".
@@ -156,25 +167,35 @@ fn load_universe(
         bytes: 0,
     });
     let loaded = load_suites(request, &jobs, now, client, cache, progress);
-    let (mut indexes, mut texts, mut unpacked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut indexes, mut reduced, mut new) = (Vec::new(), Vec::new(), Vec::new());
     for suite in loaded {
-        for (index, text, sha256) in suite? {
-            indexes.push(index);
-            unpacked.extend(sha256.map(|sha256| (sha256, text.text.clone())));
-            texts.push(text);
+        for loaded in suite? {
+            if loaded.is_new {
+                new.push((loaded.index.packages_sha256, loaded.reduced.clone()));
+            }
+            reduced.push((loaded.origin, loaded.priority, loaded.reduced));
+            indexes.push(loaded.index);
         }
     }
+    let architecture = &request.architecture;
     let keep = || {
-        let mut unpacked = unpacked.iter();
-        unpacked.try_for_each(|(sha256, text)| cache.keep_unpacked(sha256, text.as_bytes()))
+        let mut new = new.iter();
+        new.try_for_each(|(sha256, index)| cache.keep_index(sha256, architecture, index))
     };
-    let (universe, kept) = rayon::join(|| Universe::parse(texts, &request.architecture), keep);
+    let (universe, kept) = rayon::join(|| Universe::of_reduced(reduced, architecture), keep);
     kept?;
     Ok((universe?, indexes))
 }
 
-/// What loading a suite gives: its indexes, one per component, and the digest of what was unpacked just now.
-type Loaded = Result<Vec<(LockedIndex, IndexText, Option<Sha256>)>>;
+/// An index that was read.
+struct Loaded {
+    index: LockedIndex,
+    origin: String,
+    priority: i32,
+    reduced: Reduced,
+    /// Whether the cache lacks it.
+    is_new: bool,
+}
 
 /// One thread per suite: while one waits for its mirror or unpacks, the others go on.
 fn load_suites(
@@ -184,7 +205,7 @@ fn load_suites(
     client: &Client,
     cache: &Cache,
     progress: Callback<'_>,
-) -> Vec<Loaded> {
+) -> Vec<Result<Vec<Loaded>>> {
     std::thread::scope(|scope| {
         let threads: Vec<_> = jobs
             .iter()
@@ -205,6 +226,13 @@ fn load_suites(
     })
 }
 
+/// What is needed of an index: kept from an earlier time, or still to be taken from the index itself.
+enum Source {
+    Kept(Reduced),
+    Fetched(PackagesFile),
+}
+
+/// The indexes of a suite, one per component.
 fn load_suite(
     request: &LockRequest,
     upstream: &Upstream,
@@ -212,31 +240,48 @@ fn load_suite(
     now: u64,
     client: &Client,
     cache: &Cache,
-) -> Loaded {
+) -> Result<Vec<Loaded>> {
     let architecture = &request.architecture;
-    let (signed, files) = archive::fetch_suite(client, cache, upstream, suite, architecture, now)?;
-    let mut loaded = Vec::new();
-    for (component, packages) in upstream.components.iter().zip(files) {
+    let load = |signed: &SignedRelease, component: &str| {
+        let listed = archive::listed(signed, component, architecture)?;
+        let source = match cache.index(&listed.file.sha256, architecture) {
+            Some(reduced) => Source::Kept(reduced),
+            None => {
+                let fetched = archive::fetch_listed(client, cache, signed, &listed, &|_| {})?;
+                Source::Fetched(fetched)
+            }
+        };
+        Ok((listed, source))
+    };
+    let (signed, sources) = archive::fetch_suite(client, upstream, suite, now, load)?;
+    let components = upstream.components.iter().zip(sources);
+    let read = components.map(|(component, (listed, source))| {
+        let is_new = matches!(source, Source::Fetched(_));
+        let reduced = match source {
+            Source::Kept(reduced) => reduced,
+            Source::Fetched(packages) => Reduced::of(&packages.url, &packages.text, architecture)?,
+        };
         let index = LockedIndex {
             upstream: upstream.name.clone(),
             archive: upstream.archive.clone(),
             url: upstream.url.clone(),
             suite: suite.to_string(),
             component: component.clone(),
-            architecture: request.architecture.clone(),
+            architecture: architecture.clone(),
             date: signed.release.date,
             signed_by: signed.signed_by.clone(),
             in_release_sha256: signed.sha256,
-            packages_sha256: packages.sha256,
+            packages_sha256: listed.file.sha256,
         };
-        let text = IndexText {
-            origin: packages.url,
-            text: packages.text.into(),
+        Ok(Loaded {
+            index,
+            origin: listed.url,
             priority: upstream.priority,
-        };
-        loaded.push((index, text, packages.unpacked));
-    }
-    Ok(loaded)
+            reduced,
+            is_new,
+        })
+    });
+    read.collect()
 }
 
 fn locked(universe: &Universe, indexes: &[LockedIndex], chosen: Chosen) -> LockedPackage {

@@ -23,9 +23,8 @@ pub struct LockedBase {
 /// Rank of `Priority: required`.
 const REQUIRED: u8 = 0;
 
-/// The dpkg status file of that system, from some of the indexes, by their numbers.
-pub(crate) fn status(universe: &Universe, indexes: &[usize]) -> Result<String> {
-    let universe = universe.of_indexes(indexes);
+/// The dpkg status file of that system.
+pub(crate) fn status(universe: &Universe) -> Result<String> {
     let mut names: Vec<String> = Vec::new();
     for name in universe.names() {
         let preferred = universe.versions(name).first().copied();
@@ -38,7 +37,7 @@ pub(crate) fn status(universe: &Universe, indexes: &[usize]) -> Result<String> {
         groups: BTreeMap::from([("minimal".to_string(), names)]),
         ..Wishes::default()
     };
-    let chosen = closure::closure(&Resolver::new(&universe)?, &wishes)?;
+    let chosen = closure::closure(&Resolver::new(universe)?, &wishes)?;
     let stanzas: Vec<String> = chosen
         .iter()
         .map(|chosen| universe.status_stanza(chosen.id))

@@ -102,7 +102,7 @@ impl Document {
         groups: &Groups,
         bases: &[RequiredBase],
     ) -> Result<Self> {
-        let text: std::sync::Arc<str> = packages.into();
+        let text = std::sync::Arc::new(packages.to_string());
         Self::of(groups, bases, |base| {
             let index = IndexText {
                 origin: "Packages".into(),

@@ -108,10 +108,15 @@ pub fn publish_with_tools(
     };
     let lock = fetched.lock().to_text().into_bytes();
     let mut small = vec![(lock_name(&options.name), lock)];
-    if families.apt {
-        small.extend(indexes::signed(&stanzas, fetched.lock(), options, signer)?);
-    }
-    small.extend(proof_file(fetched, options, &stanzas, &elements)?);
+    let index = || match families.apt {
+        true => indexes::signed(&stanzas, fetched.lock(), options, signer),
+        false => Ok(Vec::new()),
+    };
+    // Compressing the index takes one core, proving what is in it the other one.
+    let proof = || proof_file(fetched, options, &stanzas, &elements);
+    let (index, proof) = rayon::join(index, proof);
+    small.extend(index?);
+    small.extend(proof?);
     if families.yum {
         let modules = modules(fetched)?;
         small.extend(repodata::files(

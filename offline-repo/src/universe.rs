@@ -2,6 +2,7 @@
 
 mod mentions;
 mod reading;
+pub mod reduced;
 mod views;
 
 use std::collections::HashMap;
@@ -13,6 +14,11 @@ use crate::error::{Error, Result};
 use crate::record::{Record, Span, slice};
 use crate::status::{self, Installed};
 use crate::version;
+use mentions::Mentions;
+use reduced::Reduced;
+
+/// More packages than any archive has.
+const PACKAGE_LIMIT: usize = 2_000_000;
 
 /// Where a package sits in the universe.
 pub type PackageId = u32;
@@ -23,19 +29,39 @@ pub struct IndexText {
     /// Path or URL, for messages.
     pub origin: String,
     /// The Packages file.
-    pub text: Arc<str>,
+    pub text: Arc<String>,
     /// Packages of an index with a higher priority win over newer versions elsewhere.
     pub priority: i32,
+}
+
+/// An index that was read.
+#[derive(Debug, Clone)]
+struct Index {
+    origin: String,
+    text: Arc<String>,
+    priority: i32,
+    /// The order in which it mentions names, once that was asked for.
+    mentions: Arc<OnceLock<Mentions>>,
+}
+
+impl Index {
+    fn of(index: IndexText) -> Self {
+        Index {
+            origin: index.origin,
+            text: index.text,
+            priority: index.priority,
+            mentions: Arc::default(),
+        }
+    }
 }
 
 /// Packages of all indexes. Of packages with the same name and version the first index's one is kept.
 #[derive(Debug, Default)]
 pub struct Universe {
     native: Box<str>,
-    indexes: Vec<IndexText>,
+    indexes: Vec<Index>,
     records: Vec<Record>,
     by_name: HashMap<Box<str>, Vec<PackageId>>,
-    mentions: OnceLock<HashMap<Box<str>, u32>>,
     /// Packages that are installed already, and what must not become of them.
     installed: HashMap<PackageId, Installed>,
     /// Packages of indexes whose priority is negative: nobody gets them.
@@ -45,14 +71,58 @@ pub struct Universe {
 impl Universe {
     /// Reads indexes for one architecture; packages of others are left out.
     pub fn parse(indexes: Vec<IndexText>, architecture: &str) -> Result<Self> {
-        let mut universe = Universe {
-            native: architecture.into(),
-            ..Universe::default()
-        };
-        universe.records = reading::records(&indexes, architecture)?;
-        universe.indexes = indexes;
+        let mut universe = Universe::empty(architecture);
+        for index in indexes {
+            let number = universe.next_number(&index.origin)?;
+            let records = reading::records(number, &index.origin, &index.text, architecture)?;
+            universe.add(Index::of(index), records)?;
+        }
         universe.index_names();
         Ok(universe)
+    }
+
+    /// The same from what was kept of indexes for that architecture, each with its origin and its priority.
+    pub fn of_reduced(indexes: Vec<(String, i32, Reduced)>, architecture: &str) -> Result<Self> {
+        let mut universe = Universe::empty(architecture);
+        for (origin, priority, reduced) in indexes {
+            let number = universe.next_number(&origin)?;
+            let mut records = reduced.records;
+            records.iter_mut().for_each(|record| record.index = number);
+            let index = Index {
+                origin,
+                text: reduced.text,
+                priority,
+                mentions: reduced.mentions,
+            };
+            universe.add(index, records)?;
+        }
+        universe.index_names();
+        Ok(universe)
+    }
+
+    fn empty(architecture: &str) -> Self {
+        Universe {
+            native: architecture.into(),
+            ..Universe::default()
+        }
+    }
+
+    fn next_number(&self, origin: &str) -> Result<u16> {
+        let number = u16::try_from(self.indexes.len());
+        number.map_err(|_| Error::invalid(origin, "is one index too many"))
+    }
+
+    fn add(&mut self, index: Index, mut records: Vec<Record>) -> Result<()> {
+        if self.records.len() + records.len() > PACKAGE_LIMIT {
+            let message = format!("has, with those before it, more than {PACKAGE_LIMIT} packages");
+            return Err(Error::invalid(&index.origin, message));
+        }
+        match self.records.is_empty() {
+            true => self.records = records,
+            false => self.records.append(&mut records),
+        }
+        self.indexes.push(index);
+        Ok(())
     }
 
     /// The same with the packages of a dpkg status file beside those of the indexes. As for apt without pins, the version
@@ -71,11 +141,11 @@ impl Universe {
                 .insert(universe.records.len() as PackageId, installed);
             universe.records.push(record);
         }
-        universe.indexes.push(IndexText {
+        universe.indexes.push(Index::of(IndexText {
             origin: origin.to_string(),
-            text: status.into(),
+            text: Arc::new(status.to_string()),
             priority: 0,
-        });
+        }));
         universe.index_names();
         Ok(universe)
     }
@@ -201,9 +271,8 @@ impl Universe {
 
     /// SHA-256 of the `.deb`.
     pub fn sha256(&self, id: PackageId) -> Sha256 {
-        let text = self.text(id, self.record(id).sha256);
-        text.parse()
-            .expect("digests are checked when an index is read")
+        let known = self.record(id).sha256;
+        known.expect("digests are checked when an index is read")
     }
 
     /// Whether the package is `Essential: yes`.
@@ -293,9 +362,26 @@ impl Universe {
 
     /// How many names the indexes mention before this one, as a package or in a relation, when each package's fields are
     /// read in the order in which apt's cache generator reads them (`debListParser::NewVersion`).
+    ///
+    /// A name that an earlier index mentions, too, is counted again; the order stays the same.
     pub fn first_mention(&self, name: &str) -> u32 {
-        let mentions = self.mentions.get_or_init(|| mentions::order(self));
-        mentions.get(name).copied().unwrap_or(u32::MAX)
+        let mut before = 0;
+        for (number, index) in self.indexes.iter().enumerate() {
+            let mentions = index.mentions.get_or_init(|| self.mentions(number));
+            match mentions.place(name) {
+                Some(place) => return before + place,
+                None => before += mentions.len(),
+            }
+        }
+        u32::MAX
+    }
+
+    fn mentions(&self, number: usize) -> Mentions {
+        // The records of an index follow each other.
+        let number_of = |record: &Record| usize::from(record.index);
+        let start = self.records.partition_point(|r| number_of(r) < number);
+        let end = self.records.partition_point(|r| number_of(r) <= number);
+        Mentions::of(&self.records[start..end], &self.indexes[number].text)
     }
 
     /// Text of the Provides field, empty for most packages.

@@ -327,7 +327,7 @@ fn broken_indexes_name_the_line() {
     ] {
         let texts = vec![IndexText {
             origin: "Packages".into(),
-            text: text.into(),
+            text: text.to_string().into(),
             priority: 0,
         }];
         assert_eq!(

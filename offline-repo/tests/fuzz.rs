@@ -140,7 +140,9 @@ mod seeds {
 
     use super::*;
     use offline_repo::compression::{Codec, decompress, gzip, xz};
+    use offline_repo::digest::Sha256;
     use offline_repo::lock::Lock;
+    use offline_repo::universe::reduced::Reduced;
     use support::repository::{built, bundled};
     use support::{archive, archive_signer, deb};
 
@@ -199,6 +201,7 @@ mod seeds {
         let proof = r#"{"schema": 1, "groups": {"a": ["b (>= 1)"]}, "verdicts": []}"#;
         for (target, seed, bytes) in [
             ("index", "packages", packages.clone()),
+            ("reduced", "packages", reduced(&packages)),
             ("deb822", "packages", packages),
             (
                 "deb822",
@@ -257,6 +260,13 @@ mod seeds {
             fs::create_dir_all(&folder).unwrap();
             fs::write(folder.join(format!("seed-{seed}")), bytes).unwrap();
         }
+    }
+
+    /// What the digest of a kept index is about: all behind it and the magic.
+    fn reduced(packages: &[u8]) -> Vec<u8> {
+        let text = std::str::from_utf8(packages).unwrap();
+        let reduced = Reduced::of("Packages", text, "amd64").unwrap();
+        reduced.to_bytes(&Sha256::of(b"x"))[48..].to_vec()
     }
 
     fn small_deb() -> Vec<u8> {

@@ -14,7 +14,7 @@ use offline_repo::publish::{self, PublishOptions};
 use offline_repo::repository::Repository;
 use offline_repo::signer::{KeyKind, Signer};
 
-use super::{archive_progress, client, epoch, fetched_tools, sbom};
+use super::{archive_progress, client, epoch, fetched_tools, sboms};
 use crate::commands::write_file;
 use crate::diagnostic::Result;
 use crate::interrupt;
@@ -92,14 +92,17 @@ pub fn repository(
     };
     let bytes: u64 = lock.packages.iter().map(|package| package.size).sum();
     session.add_artifact("repository", &path, &manifest, bytes);
-    let bundle = pack(session, recipe, lock, form, &path, &manifest, out)?;
-    for (kind, ending) in [("sbom-spdx", "spdx.json"), ("sbom-cyclonedx", "cdx.json")] {
+    // The bills are made while the disk is busy with the tarball.
+    let (bundle, bills) = std::thread::scope(|scope| {
+        let bills = scope.spawn(|| sboms(&path, lock));
+        let bundle = pack(session, recipe, lock, form, &path, &manifest, out);
+        (bundle, bills.join().expect("no panic while bills are made"))
+    });
+    let bundle = bundle?;
+    let names = [("sbom-spdx", "spdx.json"), ("sbom-cyclonedx", "cdx.json")];
+    for ((kind, ending), text) in names.into_iter().zip(bills?) {
         let file = out.join(format!("{}.{ending}", recipe.repository));
-        write_file(
-            &file,
-            sbom(&path, lock, kind == "sbom-spdx")?.as_bytes(),
-            0o644,
-        )?;
+        write_file(&file, text.as_bytes(), 0o644)?;
         session.add_file(kind, &file)?;
     }
     Ok(BuiltRepository {

@@ -17,40 +17,6 @@ const ENTRY_LIMIT: usize = 0xffff;
 const STORE_LIMIT: usize = 0x0fff_ffff;
 const SIGNATURE_LIMIT: usize = 64 << 20;
 
-/// Numbers of the tags that are read (rpm's include/rpm/rpmtag.h).
-pub mod tag {
-    #![allow(missing_docs)]
-    pub const SIG_PAYLOAD_SIZE: u32 = 1007;
-    pub const LONG_ARCHIVE_SIZE: u32 = 271;
-    pub const NAME: u32 = 1000;
-    pub const VERSION: u32 = 1001;
-    pub const RELEASE: u32 = 1002;
-    pub const EPOCH: u32 = 1003;
-    pub const SUMMARY: u32 = 1004;
-    pub const DESCRIPTION: u32 = 1005;
-    pub const BUILD_TIME: u32 = 1006;
-    pub const BUILD_HOST: u32 = 1007;
-    pub const SIZE: u32 = 1009;
-    pub const VENDOR: u32 = 1011;
-    pub const LICENSE: u32 = 1014;
-    pub const PACKAGER: u32 = 1015;
-    pub const GROUP: u32 = 1016;
-    pub const URL: u32 = 1020;
-    pub const ARCH: u32 = 1022;
-    pub const FILE_MODES: u32 = 1030;
-    pub const FILE_FLAGS: u32 = 1037;
-    pub const SOURCE_RPM: u32 = 1044;
-    pub const ARCHIVE_SIZE: u32 = 1046;
-    pub const CHANGELOG_TIME: u32 = 1080;
-    pub const CHANGELOG_NAME: u32 = 1081;
-    pub const CHANGELOG_TEXT: u32 = 1082;
-    pub const SOURCE_PACKAGE: u32 = 1106;
-    pub const DIR_INDEXES: u32 = 1116;
-    pub const BASE_NAMES: u32 = 1117;
-    pub const DIR_NAMES: u32 = 1118;
-    pub const LONG_SIZE: u32 = 5009;
-}
-
 /// One header: a table of tags over a store of values.
 #[derive(Debug, Clone, Default)]
 pub struct Header {

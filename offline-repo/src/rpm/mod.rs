@@ -25,6 +25,7 @@ mod rules;
 mod sat;
 mod solver;
 mod strings;
+mod tag;
 pub mod universe;
 pub mod write;
 pub mod xml;

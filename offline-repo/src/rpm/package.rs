@@ -7,7 +7,8 @@ use std::io::BufReader;
 use std::path::Path;
 
 use super::evr;
-use super::header::{Header, Headers, tag};
+use super::header::{Header, Headers};
+use super::tag;
 use crate::error::{Error, Result};
 
 /// Change log entries that are listed, as `createrepo_c --changelog-limit` has it by default.
@@ -70,14 +71,54 @@ pub struct RelationKind {
 
 /// The kinds in the order in which metadata lists them.
 pub const RELATIONS: [RelationKind; 8] = [
-    kind("provides", [1047, 1113, 1112]),
-    kind("requires", [1049, 1050, 1048]),
-    kind("conflicts", [1054, 1055, 1053]),
-    kind("obsoletes", [1090, 1115, 1114]),
-    kind("suggests", [5049, 5050, 5051]),
-    kind("enhances", [5055, 5056, 5057]),
-    kind("recommends", [5046, 5047, 5048]),
-    kind("supplements", [5052, 5053, 5054]),
+    kind(
+        "provides",
+        [tag::PROVIDE_NAME, tag::PROVIDE_VERSION, tag::PROVIDE_FLAGS],
+    ),
+    kind(
+        "requires",
+        [tag::REQUIRE_NAME, tag::REQUIRE_VERSION, tag::REQUIRE_FLAGS],
+    ),
+    kind(
+        "conflicts",
+        [
+            tag::CONFLICT_NAME,
+            tag::CONFLICT_VERSION,
+            tag::CONFLICT_FLAGS,
+        ],
+    ),
+    kind(
+        "obsoletes",
+        [
+            tag::OBSOLETE_NAME,
+            tag::OBSOLETE_VERSION,
+            tag::OBSOLETE_FLAGS,
+        ],
+    ),
+    kind(
+        "suggests",
+        [tag::SUGGEST_NAME, tag::SUGGEST_VERSION, tag::SUGGEST_FLAGS],
+    ),
+    kind(
+        "enhances",
+        [tag::ENHANCE_NAME, tag::ENHANCE_VERSION, tag::ENHANCE_FLAGS],
+    ),
+    kind(
+        "recommends",
+        [
+            tag::RECOMMEND_NAME,
+            tag::RECOMMEND_VERSION,
+            tag::RECOMMEND_FLAGS,
+        ],
+    ),
+    kind(
+        "supplements",
+        [
+            tag::SUPPLEMENT_NAME,
+            tag::SUPPLEMENT_VERSION,
+            tag::SUPPLEMENT_FLAGS,
+        ],
+    ),
 ];
 const PROVIDES: usize = 0;
 const REQUIRES: usize = 1;

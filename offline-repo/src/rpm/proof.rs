@@ -155,6 +155,9 @@ mod tests {
         let with = |more: &str| format!("{MACHINE}{more}");
         let bound = "Package: app\nVersion: 1:1-1\nArchitecture: noarch\nRequires: ssl = 1-1\nRequires: rpmlib(A) <= 1\n";
         let guard = "Package: guard\nVersion: 7-1\nArchitecture: noarch\nProvides: guard = 7-1\n";
+        let stated = guard
+            .replace(": 7-1", ": 0:7-1")
+            .replace("= 7-1", "= 0:7-1");
         let old = "Package: old\nVersion: 3-1\nArchitecture: noarch\nProvides: old = 3-1\n";
         let key = "Package: gpg-pubkey\nVersion: a-b\nArchitecture: (none)\n";
         // What an installed package lacks already is no obstacle, for dnf neither.
@@ -167,6 +170,11 @@ mod tests {
             (with(guard), "ssl", "installs"),
             (
                 with(guard),
+                "tools",
+                "tools-1-1.noarch (Conflicts: guard < 8) and guard-7-1.noarch",
+            ),
+            (
+                with(&stated),
                 "tools",
                 "tools-1-1.noarch (Conflicts: guard < 8) and guard-7-1.noarch",
             ),

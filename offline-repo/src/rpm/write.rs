@@ -7,7 +7,7 @@ mod encode;
 mod payload;
 
 use super::dependency::{self, Comparison, Rich};
-use super::{evr, is_architecture, is_package_name};
+use super::{evr, is_architecture, is_package_name, tag};
 use crate::compression;
 pub use crate::deb_write::NewFile;
 use crate::digest::Sha256;
@@ -41,62 +41,6 @@ pub struct NewRpm {
     pub folders: Vec<String>,
     /// Time of everything in it, seconds since 1970.
     pub epoch: u64,
-}
-
-/// Numbers of tags (rpm's include/rpm/rpmtag.h).
-mod tag {
-    pub const REGION_SIGNATURES: u32 = 62;
-    pub const REGION_IMMUTABLE: u32 = 63;
-    pub const I18N_TABLE: u32 = 100;
-    pub const SIG_DSA: u32 = 267;
-    pub const SIG_RSA: u32 = 268;
-    pub const SIG_SHA256: u32 = 273;
-    pub const SIG_SIZE: u32 = 1000;
-    pub const SIG_PAYLOAD_SIZE: u32 = 1007;
-    pub const NAME: u32 = 1000;
-    pub const VERSION: u32 = 1001;
-    pub const RELEASE: u32 = 1002;
-    pub const SUMMARY: u32 = 1004;
-    pub const DESCRIPTION: u32 = 1005;
-    pub const BUILD_TIME: u32 = 1006;
-    pub const BUILD_HOST: u32 = 1007;
-    pub const SIZE: u32 = 1009;
-    pub const VENDOR: u32 = 1011;
-    pub const LICENSE: u32 = 1014;
-    pub const GROUP: u32 = 1016;
-    pub const OS: u32 = 1021;
-    pub const ARCH: u32 = 1022;
-    pub const FILE_SIZES: u32 = 1028;
-    pub const FILE_MODES: u32 = 1030;
-    pub const FILE_RDEVS: u32 = 1033;
-    pub const FILE_MTIMES: u32 = 1034;
-    pub const FILE_DIGESTS: u32 = 1035;
-    pub const FILE_LINK_TOS: u32 = 1036;
-    pub const FILE_FLAGS: u32 = 1037;
-    pub const FILE_USER: u32 = 1039;
-    pub const FILE_GROUP: u32 = 1040;
-    pub const SOURCE_RPM: u32 = 1044;
-    pub const FILE_VERIFY_FLAGS: u32 = 1045;
-    pub const PROVIDE_NAME: u32 = 1047;
-    pub const REQUIRE_FLAGS: u32 = 1048;
-    pub const REQUIRE_NAME: u32 = 1049;
-    pub const REQUIRE_VERSION: u32 = 1050;
-    pub const FILE_DEVICES: u32 = 1095;
-    pub const FILE_INODES: u32 = 1096;
-    pub const FILE_LANGS: u32 = 1097;
-    pub const PROVIDE_FLAGS: u32 = 1112;
-    pub const PROVIDE_VERSION: u32 = 1113;
-    pub const DIR_INDEXES: u32 = 1116;
-    pub const BASE_NAMES: u32 = 1117;
-    pub const DIR_NAMES: u32 = 1118;
-    pub const PAYLOAD_FORMAT: u32 = 1124;
-    pub const PAYLOAD_COMPRESSOR: u32 = 1125;
-    pub const PAYLOAD_FLAGS: u32 = 1126;
-    pub const FILE_DIGEST_ALGORITHM: u32 = 5011;
-    pub const ENCODING: u32 = 5062;
-    pub const PAYLOAD_DIGEST: u32 = 5092;
-    pub const PAYLOAD_DIGEST_ALGORITHM: u32 = 5093;
-    pub const PAYLOAD_DIGEST_OPEN: u32 = 5097;
 }
 
 /// `RPMSENSE_LESS`, `RPMSENSE_GREATER`, `RPMSENSE_EQUAL` and `RPMSENSE_RPMLIB` of rpm's include/rpm/rpmds.h.

@@ -1,8 +1,10 @@
 //! Other views of a universe: some of its indexes, other preferences, and its packages as text again.
 
 use std::fmt::Write;
+use std::sync::{Arc, OnceLock};
 
-use super::{PackageId, Universe};
+use super::mentions::Mentions;
+use super::{Index, PackageId, Universe};
 
 impl Universe {
     /// The packages of some of the indexes, by their numbers, as if there were no others.
@@ -11,12 +13,23 @@ impl Universe {
         let records = self.ids().filter(is_kept);
         let mut universe = Universe {
             native: self.native.clone(),
-            indexes: self.indexes.clone(),
+            indexes: self.indexes_kept(numbers),
             records: records.map(|id| self.record(id).clone()).collect(),
             ..Universe::default()
         };
         universe.index_names();
         universe
+    }
+
+    /// All indexes, those that are not kept without anything that they mention.
+    fn indexes_kept(&self, numbers: &[usize]) -> Vec<Index> {
+        let mut indexes = self.indexes.clone();
+        for (number, index) in indexes.iter_mut().enumerate() {
+            if !numbers.contains(&number) {
+                index.mentions = Arc::new(OnceLock::from(Mentions::default()));
+            }
+        }
+        indexes
     }
 
     /// Makes a version the preferred one of its package, if some index has it.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{NOW, archive_signer, repository_signer};
 use offline_repo::compression::{Codec, decompress};
+use offline_repo::digest::Sha256;
 use offline_repo::install::install;
 use offline_repo::lock::Lock;
 use offline_repo::marker::Marker;
@@ -20,6 +21,7 @@ use offline_repo::rpm::modules::Modules;
 use offline_repo::rpm::package::Package;
 use offline_repo::rpm::repomd::Repomd;
 use offline_repo::rpm::universe::Kind;
+use offline_repo::universe::reduced::Reduced;
 use offline_repo::universe::{IndexText, Universe};
 use offline_repo::{clearsign, date, deb, deb822, dependency, mirror, rpm, version};
 
@@ -29,6 +31,7 @@ pub type Target = fn(&[u8]);
 /// All of them, by the name of their folder in the corpus. New readers join here.
 pub const TARGETS: &[(&str, Target)] = &[
     ("index", index),
+    ("reduced", reduced),
     ("deb822", stanzas),
     ("release", release),
     ("clearsign", signed),
@@ -53,17 +56,22 @@ fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// A Packages file, and all that is read from it later.
-fn index(bytes: &[u8]) {
-    let Some(text) = text(bytes) else { return };
-    let index = IndexText {
-        origin: "Packages".into(),
-        text: text.into(),
-        priority: 0,
-    };
-    let Ok(universe) = Universe::parse(vec![index], "amd64") else {
+/// What is kept of an index, behind its digest.
+fn reduced(bytes: &[u8]) {
+    let Some(reduced) = Reduced::from_body(bytes) else {
         return;
     };
+    let identity = Sha256::of(b"x");
+    let written = reduced.to_bytes(&identity);
+    assert_eq!(
+        Reduced::from_bytes(&written, &identity).as_ref(),
+        Some(&reduced)
+    );
+    let index = ("Packages".to_string(), 0, reduced);
+    ask(&Universe::of_reduced(vec![index], "amd64").unwrap());
+}
+
+fn ask(universe: &Universe) {
     for id in universe.ids() {
         let _ = (
             universe.depends(id),
@@ -74,7 +82,24 @@ fn index(bytes: &[u8]) {
             universe.sha256(id),
             universe.size(id),
             universe.versions(universe.name(id)),
+            universe.first_mention(universe.name(id)),
         );
+    }
+}
+
+/// A Packages file, and all that is read from it later.
+fn index(bytes: &[u8]) {
+    let Some(text) = text(bytes) else { return };
+    let index = IndexText {
+        origin: "Packages".into(),
+        text: text.to_string().into(),
+        priority: 0,
+    };
+    let Ok(universe) = Universe::parse(vec![index], "amd64") else {
+        return;
+    };
+    ask(&universe);
+    for id in universe.ids() {
         assert!(
             universe
                 .path(id)

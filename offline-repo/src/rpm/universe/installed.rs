@@ -32,7 +32,7 @@ impl Universe {
                 return fail("comes before the first 'Package:'");
             };
             match key {
-                "Version" => package.record.evr = self.strings.intern(value),
+                "Version" => package.record.evr = self.strings.intern(without_zero(value)),
                 "Architecture" => package.record.architecture = self.strings.intern(value),
                 "File" => package.files.push(self.strings.intern(value)),
                 _ => match kind(key) {
@@ -58,7 +58,7 @@ impl Universe {
         match (name, comparison, evr) {
             (Some(name), Some(comparison), Some(evr)) if !text.starts_with('(') => Stored {
                 name: self.strings.intern(name),
-                evr: self.strings.intern(evr),
+                evr: self.strings.intern(without_zero(evr)),
                 comparison,
             },
             _ => Stored {
@@ -120,6 +120,11 @@ impl Universe {
     pub fn keeps_some(&self) -> bool {
         !self.kept.is_empty() || !self.installed.is_empty()
     }
+}
+
+/// An epoch of 0 that is stated, as some packages have it, is what all others mean: shown, it would look like another version.
+fn without_zero(evr: &str) -> &str {
+    evr.strip_prefix("0:").unwrap_or(evr)
 }
 
 fn kind(key: &str) -> Option<Kind> {
