@@ -1,4 +1,5 @@
-//! `image build`: a repository becomes a root tree, and the tree becomes images. Opens no connection.
+//! `image build`: a repository becomes a root tree, and the tree becomes images. Opens no connection, but to a shared cache
+//! that the user names.
 
 mod root_input;
 
@@ -6,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use images::architecture::Architecture;
 use images::disk::{self, DiskInput, UpgradeSink};
+use images::elsewhere::{Cache, Wanted};
 use images::emulation::Emulator;
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
@@ -154,6 +156,7 @@ fn root_tree(
     programs: &MachinePrograms,
 ) -> Result<(Source, Vec<ClosurePackage>, RootTree)> {
     let source = open(repository, recipe)?;
+    let shared = session.shared()?;
     interrupt::clean_on_interrupt(&session.paths.cache);
     let closure = source.repository.closure(&recipe.roots(), true)?;
     let emulator = Emulator::find(recipe.processor()?, tools);
@@ -174,7 +177,14 @@ fn root_tree(
             }
             report(event);
         };
-        let tree = root::build(&input, &session.paths.cache, &watch)?;
+        let find = |wanted: Wanted<'_>, path: &Path| {
+            shared.is_some_and(|shared| shared.find(wanted, path, tools, &|note| stage.note(note)))
+        };
+        let cache = Cache {
+            folder: &session.paths.cache,
+            find: Some(&find),
+        };
+        let tree = root::build(&input, cache, &watch)?;
         Ok(Done {
             value: tree,
             reused: reused.into_inner(),
@@ -289,6 +299,7 @@ fn disk_images(
     let manifest = out.join(format!("{}.manifest.json", input.name));
     let stamp = out.join(format!("{}.inputs", input.name));
     let inputs = inputs_digest(input, upgrade.is_some(), tools);
+    let shared = session.shared()?;
     let artifacts = session.stage("image", |stage| {
         if std::fs::read_to_string(&stamp).is_ok_and(|text| text.trim() == inputs)
             && let Ok(manifest) = manifest::Manifest::read(&manifest)
@@ -301,11 +312,18 @@ fn disk_images(
         }
         beside::withdraw(out)?;
         let write = upgrade.map(Writer::sink);
+        let find = |wanted: Wanted<'_>, path: &Path| {
+            shared.is_some_and(|shared| shared.find(wanted, path, tools, &|note| stage.note(note)))
+        };
+        let cache = Cache {
+            folder: &session.paths.cache,
+            find: Some(&find),
+        };
         let made = disk::build(
             input,
             write.as_ref().map(|write| write as UpgradeSink<'_>),
             tools,
-            &session.paths.cache,
+            cache,
             out,
             &image_progress(stage),
         )?;

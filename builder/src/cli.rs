@@ -56,6 +56,12 @@ pub struct GlobalOptions {
     /// Download at most this many bytes a second, such as 500K or 10M
     #[arg(long, global = true, value_name = "RATE", env = "FARROW_LIMIT_RATE", value_parser = offline_repo::http::parse_rate)]
     pub limit_rate: Option<std::num::NonZeroU64>,
+    /// Look for what the cache lacks in a shared cache first: DIR, file:///DIR, https://HOST/PATH or s3://BUCKET/PREFIX
+    #[arg(long, global = true, value_name = "URL", env = "FARROW_CACHE_FROM")]
+    pub cache_from: Option<String>,
+    /// A public key, one of which must have signed what is taken from there beside package files; may be repeated
+    #[arg(long, global = true, value_name = "FILE", env = "FARROW_CACHE_KEY")]
+    pub cache_key: Vec<PathBuf>,
 }
 
 /// When to use colours.
@@ -104,7 +110,7 @@ pub enum Command {
     Seed(SeedArgs),
     /// Rehearse the first boot of a machine of a deployment
     Explain(ExplainArgs),
-    /// List what is in the cache, or bound it
+    /// List what is in the cache, bound it, or share it
     Cache(CacheArgs),
     /// Write out the static farrow-bootstrap
     Bootstrap {
@@ -144,6 +150,7 @@ impl Command {
     pub fn uses_cache(&self) -> bool {
         match self {
             Command::Repo(command) => !matches!(command, RepoCommand::Serve { .. }),
+            Command::Cache(args) => matches!(args.verb, Some(CacheVerb::Push(_))),
             other => matches!(
                 other,
                 Command::Up(_)
@@ -392,7 +399,7 @@ pub struct VerifyArgs {
 /// `farrow image …`
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Bake an image from a repository alone; opens no network socket
+    /// Bake an image from a repository alone; opens no network socket but to a shared cache that is named
     Build(ImageBuildArgs),
     /// Boot an image in QEMU, and wait for the machine's own report
     Boot(ImageBootArgs),
@@ -477,6 +484,47 @@ pub struct CacheArgs {
 pub enum CacheVerb {
     /// Remove what was used longest ago; whatever is removed is made or fetched again when it is needed
     Gc(CacheGcArgs),
+    /// Add to a shared cache what it lacks of this one: package files, parts of images, trees of packages
+    Push(CachePushArgs),
+}
+
+/// Arguments of `farrow cache push`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  farrow cache push /srv/farrow-cache
+  farrow cache push s3://builds/farrow --kind part,base
+  farrow image build pigsty --cache-from s3://builds/farrow --cache-key signing-key.asc")]
+pub struct CachePushArgs {
+    /// Where to: DIR, file:///DIR or s3://BUCKET/PREFIX
+    pub url: String,
+    /// Only these kinds
+    #[arg(long, value_name = "KIND,…", value_delimiter = ',', value_enum)]
+    pub kind: Vec<SharedKind>,
+    /// Only say what is missing there
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// What can be shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum SharedKind {
+    /// Package files.
+    Download,
+    /// File systems of images.
+    Part,
+    /// The trees that packages make.
+    Base,
+}
+
+impl SharedKind {
+    /// Its name among the kinds of the cache.
+    pub fn name(self) -> &'static str {
+        match self {
+            SharedKind::Download => "download",
+            SharedKind::Part => "part",
+            SharedKind::Base => "base",
+        }
+    }
 }
 
 /// Arguments of `farrow cache gc`.

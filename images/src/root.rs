@@ -21,9 +21,12 @@ pub(crate) use finish::{CompleteInput, FinishInput, complete, finish};
 pub use input::{Content, FileEntry, Package, RootInput, Script, SystemUser};
 pub(crate) use prepare::{PrepareInput, prepare};
 
+pub(crate) use store::{FACTS, TREE, kernel_of};
+
 use store::Lasting;
 
 use crate::deb::{self, Owners};
+use crate::elsewhere::{Cache, Kind, Wanted};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, ProgressFn, stage};
 use crate::sandbox::{self, Sandbox};
@@ -63,15 +66,22 @@ pub struct Base {
     pub added: Vec<String>,
 }
 
-/// Makes the root tree of `input` below `cache`, or finds it there. Killed at any moment, it starts anew next time.
+/// Makes the root tree of `input` below `cache`, or finds it there; its base may also be found elsewhere. Killed at any
+/// moment, it starts anew next time.
 ///
 /// # Errors
 /// [`Error::Package`] for a damaged package, [`Error::Program`] with dpkg's last words when a package cannot be
 /// configured, [`Error::Worker`] and [`Error::Sandbox`] when the host does not let the sandbox start.
-pub fn build(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<RootTree> {
+pub fn build<'a>(
+    input: &RootInput,
+    cache: impl Into<Cache<'a>>,
+    progress: ProgressFn,
+) -> Result<RootTree> {
+    let cache: Cache = cache.into();
     let digest = input.digest();
     // The base first, also when the tree is there: its file system is packed from it.
-    let base = build_base(input, cache, progress)?;
+    let base = build_base(input, &cache, progress)?;
+    let cache = cache.folder;
     let roots = store::open(cache, "roots")?;
     if let Some((tree, added)) = roots.find(&digest)? {
         progress(Progress::Finished {
@@ -105,15 +115,18 @@ fn with_base(tree: RootTree, base: &RootTree, added: Vec<String>) -> RootTree {
 }
 
 /// The tree before [`RootInput::files_after`]: most changes of an image change only those.
-fn build_base(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<RootTree> {
+fn build_base(input: &RootInput, cache: &Cache, progress: ProgressFn) -> Result<RootTree> {
     let digest = input.base_digest();
-    let bases = store::open(cache, "bases")?;
+    let bases = store::open(cache.folder, "bases")?;
     if let Some((tree, _)) = bases.find(&digest)? {
         progress(Progress::Finished {
             stage: "root/base",
             seconds: 0.0,
             reused: true,
         });
+        return Ok(tree);
+    }
+    if let Some(tree) = found_elsewhere(&bases, &digest, cache, progress)? {
         return Ok(tree);
     }
     let work = bases.begin()?;
@@ -135,6 +148,30 @@ fn build_base(input: &RootInput, cache: &Path, progress: ProgressFn) -> Result<R
     stage(progress, "root/sync", || {
         bases.publish(&work, &digest, kernel, &[], Lasting::Always)
     })
+}
+
+/// The base of that digest as somebody else made it.
+fn found_elsewhere(
+    bases: &store::Store,
+    digest: &str,
+    cache: &Cache,
+    progress: ProgressFn,
+) -> Result<Option<RootTree>> {
+    let Some(find) = cache.find else {
+        return Ok(None);
+    };
+    let kind = Kind::Base;
+    let work = bases.begin()?;
+    if !find(Wanted { kind, digest }, &work) {
+        return Ok(None);
+    }
+    let Some(kernel) = kernel_of(&work) else {
+        return Ok(None);
+    };
+    stage(progress, "root/sync", || {
+        bases.publish(&work, digest, kernel, &[], Lasting::Always)
+    })
+    .map(Some)
 }
 
 /// Makes the whole tree from the base, and returns what was added. Files are links to the base's: nothing writes to a file

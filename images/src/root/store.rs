@@ -18,9 +18,11 @@ use crate::sandbox;
 use crate::tools;
 
 /// The folder of the tree below its work folder.
-pub(super) const TREE: &str = "tree";
+pub(crate) const TREE: &str = "tree";
 /// The file of [`Facts`] beside a finished tree.
-const FACTS: &str = "root.json";
+pub(crate) const FACTS: &str = "root.json";
+/// No larger file of facts is read from another builder's tree, in bytes.
+const FACTS_LIMIT: u64 = 64 << 10;
 /// How the names of unfinished trees begin.
 const UNFINISHED: &str = ".unfinished-";
 /// Finished trees that are kept.
@@ -171,6 +173,24 @@ impl Store {
     }
 }
 
+/// The kernel of a base below `place`, which need not be of this cache, if it has one; `None` when no finished base that
+/// lasts is there. Paths that lead out of the tree are refused.
+pub(crate) fn kernel_of(place: &Path) -> Option<Option<Kernel>> {
+    let path = place.join(FACTS);
+    let found = fs::symlink_metadata(&path).ok()?;
+    if !found.is_file() || found.len() > FACTS_LIMIT {
+        return None;
+    }
+    let facts: Facts = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+    let normal = |path: &Path| {
+        let mut parts = path.components();
+        parts.all(|part| matches!(part, std::path::Component::Normal(_)))
+    };
+    let inside = |kernel: &Kernel| normal(&kernel.image) && normal(&kernel.modules);
+    let lasts = facts.boot.is_none() && facts.added.is_empty();
+    (lasts && facts.kernel.as_ref().is_none_or(inside)).then_some(facts.kernel)
+}
+
 fn boot_id() -> Option<String> {
     let id = fs::read_to_string(BOOT_ID).ok()?;
     Some(id.trim().to_owned())
@@ -194,6 +214,22 @@ fn leftovers(mut places: Vec<(SystemTime, PathBuf)>, keep: usize) -> Vec<PathBuf
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn facts_of_another_builder_stay_inside_the_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let facts = |image: &str, more: &str| {
+            let kernel = format!(r#"{{"image": "{image}", "version": "6", "modules": "usr/lib"}}"#);
+            let text = format!(r#"{{"kernel": {kernel}, "boot": null, "added": [{more}]}}"#);
+            fs::write(folder.path().join(FACTS), text).unwrap();
+            kernel_of(folder.path())
+        };
+        assert!(kernel_of(folder.path()).is_none());
+        assert!(facts("boot/vmlinuz", "").unwrap().is_some());
+        assert!(facts("../vmlinuz", "").is_none());
+        assert!(facts("/boot/vmlinuz", "").is_none());
+        assert!(facts("boot/vmlinuz", "\"etc/x\"").is_none());
+    }
 
     #[test]
     fn unfinished_and_old_trees_go() {
