@@ -53,7 +53,11 @@ pub fn push(
     dry_run: bool,
     say: &(dyn Fn(u64, &Entry) + Sync),
 ) -> Result<Pushed> {
-    let store = Store::open(url, Access::Write)?;
+    let access = match dry_run {
+        true => Access::Read,
+        false => Access::Write,
+    };
+    let store = Store::open(url, access)?;
     let public = signer.public_key()?;
     let push = Push {
         store: &store,
@@ -116,6 +120,9 @@ struct Push<'a> {
 impl Push<'_> {
     /// Bytes that were sent for an entry; `None` when nothing was missing.
     fn entry(&self, entry: &Entry) -> std::result::Result<Option<u64>, Failure> {
+        if self.dry_run && self.store.is_missing() {
+            return Ok(Some(0));
+        }
         match kind_of(entry.kind) {
             Some(kind) => self.result(kind, entry),
             None => self.download(entry),
@@ -132,9 +139,7 @@ impl Push<'_> {
         }
         let found = Sha256::of_file(&entry.path).map_err(|e| Failure::Refused(e.to_string()))?;
         if found.0.to_string() != entry.name {
-            return Err(Failure::Refused(
-                "it is damaged here; the next use removes it".to_owned(),
-            ));
+            return Err(Failure::Refused("it is damaged here".to_owned()));
         }
         self.store.put_file(&name, &entry.path, &|_| ())?;
         Ok(Some(found.1))
@@ -228,7 +233,10 @@ fn broken(store: &Store, what: &str, failure: Failure) -> Diagnostic {
             "it is not allowed".to_owned(),
             "give AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of who may read and write there",
         ),
-        Failure::Refused(reason) => (reason, "run it again: what has been pushed stays"),
+        Failure::Refused(reason) => (
+            reason,
+            "remove it from the cache and run this again: what has been pushed stays",
+        ),
     };
     let message = format!("cannot push {what} to {}: {reason}", store.name());
     Diagnostic::failed("FR-CACHE-PUSH", message).with_hint(hint)

@@ -106,6 +106,11 @@ impl Store {
         &self.name
     }
 
+    /// Whether it is a folder that is not there (yet).
+    pub fn is_missing(&self) -> bool {
+        self.objects.is_err()
+    }
+
     /// A small file, if it is there.
     pub fn small(&self, name: &str, limit: u64) -> std::result::Result<Option<Vec<u8>>, Failure> {
         let mut bytes = Vec::new();

@@ -62,7 +62,7 @@ pub fn by_builders(world: &World) -> Result<()> {
     same(world, &dir, &first, ("third", &third))?;
     let refused = third.said.stderr.matches("is not used").count();
     ensure!(
-        refused >= 3 && third.said.stderr.contains("base "),
+        refused == 2 && third.said.stderr.contains("base "),
         "{}",
         third.said.stderr
     );
