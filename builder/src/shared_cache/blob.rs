@@ -1,7 +1,7 @@
 //! Parts and trees as blobs: packed by zstd, a tree as a tar archive.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
@@ -9,7 +9,6 @@ use images::elsewhere::Kind;
 use images::tools::ToolsTree;
 use images::{pack, tree_archive};
 use offline_repo::digest::HashingWriter;
-use tempfile::NamedTempFile;
 
 use super::TEMPORARY;
 
@@ -20,8 +19,8 @@ const STEP: usize = 64 << 10;
 
 /// A packed blob.
 pub struct Blob {
-    /// The file; it goes with this value.
-    pub file: NamedTempFile,
+    /// The file, which has no name.
+    pub file: File,
     /// SHA-256 in hex.
     pub digest: String,
     /// Its size.
@@ -38,11 +37,8 @@ pub fn pack_entry(
     folder: &Path,
 ) -> Result<Blob, String> {
     let text = |e: io::Error| e.to_string();
-    let file = tempfile::Builder::new()
-        .prefix(TEMPORARY)
-        .tempfile_in(folder);
-    let file = file.map_err(text)?;
-    let output = HashingWriter::new(file.as_file());
+    let file = tempfile::tempfile_in(folder).map_err(text)?;
+    let output = HashingWriter::new(&file);
     let mut encoder = zstd::Encoder::new(output, LEVEL).map_err(text)?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = u32::try_from(threads).unwrap_or(1);
@@ -69,7 +65,7 @@ pub fn pack_entry(
 }
 
 /// Unpacks a blob of exactly so many bytes to a file, which appears when it is whole; zeros become holes.
-pub fn unpack_file(packed: &Path, unpacked: u64, path: &Path) -> Result<(), String> {
+pub fn unpack_file(packed: &File, unpacked: u64, path: &Path) -> Result<(), String> {
     let inner = || -> io::Result<()> {
         let folder = path.parent().unwrap_or(path);
         let file = tempfile::Builder::new()
@@ -88,7 +84,7 @@ pub fn unpack_file(packed: &Path, unpacked: u64, path: &Path) -> Result<(), Stri
 
 /// Unpacks a blob with a tree into a folder, after all of it has been looked through.
 pub fn unpack_tree(
-    packed: &Path,
+    packed: &File,
     unpacked: u64,
     tools: &ToolsTree,
     folder: &Path,
@@ -108,9 +104,11 @@ struct Bounded<'a> {
 }
 
 impl Bounded<'_> {
-    fn open(packed: &Path, unpacked: u64) -> io::Result<Self> {
+    fn open(packed: &File, unpacked: u64) -> io::Result<Self> {
+        let mut packed = packed.try_clone()?;
+        packed.rewind()?;
         Ok(Bounded {
-            inner: zstd::Decoder::new(File::open(packed)?)?,
+            inner: zstd::Decoder::new(packed)?,
             left: unpacked,
         })
     }

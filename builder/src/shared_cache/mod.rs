@@ -120,17 +120,15 @@ impl SharedCache {
         let statement = statement.map_err(Failure::Refused)?;
         let local = |e: std::io::Error| Failure::Refused(format!("it cannot be written here: {e}"));
         let folder = path.parent().unwrap_or(path);
-        let packed = tempfile::Builder::new()
-            .prefix(TEMPORARY)
-            .tempfile_in(folder);
-        let packed = packed.map_err(local)?;
+        // Without a name: a run that is killed leaves nothing.
+        let packed = tempfile::tempfile_in(folder).map_err(local)?;
         let (digest, size) = (&statement.blob, statement.size);
-        if !self.store.blob(digest, size, packed.as_file(), &|_| ())? {
+        if !self.store.blob(digest, size, &packed, &|_| ())? {
             return Err(Failure::Refused(format!("its blob {digest} is not there")));
         }
         let unpacked = match wanted.kind {
-            Kind::Part => blob::unpack_file(packed.path(), statement.unpacked, path),
-            Kind::Base => blob::unpack_tree(packed.path(), statement.unpacked, tools, path),
+            Kind::Part => blob::unpack_file(&packed, statement.unpacked, path),
+            Kind::Base => blob::unpack_tree(&packed, statement.unpacked, tools, path),
         };
         unpacked.map(Some).map_err(Failure::Refused)
     }

@@ -1,6 +1,7 @@
 //! `farrow cache push`: what a store lacks of this cache. Blobs first, then the statements about them, so a store never
 //! says something of a blob that it does not have. A blob that is there is left alone; pushing again goes on.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -141,7 +142,8 @@ impl Push<'_> {
         if found.0.to_string() != entry.name {
             return Err(Failure::Refused("it is damaged here".to_owned()));
         }
-        self.store.put_file(&name, &entry.path, &|_| ())?;
+        let file = File::open(&entry.path).map_err(|e| Failure::Refused(e.to_string()))?;
+        self.store.put_file(&name, &file, &|_| ())?;
         Ok(Some(found.1))
     }
 
@@ -172,7 +174,7 @@ impl Push<'_> {
         let sent = match self.store.size(&at)? {
             Some(size) if size == blob.size => 0,
             _ => {
-                self.store.put_file(&at, blob.file.path(), &|_| ())?;
+                self.store.put_file(&at, &blob.file, &|_| ())?;
                 blob.size
             }
         };

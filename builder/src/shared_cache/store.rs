@@ -4,8 +4,8 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Read, Seek, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -185,12 +185,12 @@ impl Store {
     pub fn put_file(
         &self,
         name: &str,
-        path: &Path,
+        mut file: &File,
         on_bytes: &dyn Fn(u64),
     ) -> std::result::Result<(), Failure> {
-        let local = |e: std::io::Error| Failure::Refused(format!("{}: {e}", path.display()));
-        let mut file = File::open(path).map_err(local)?;
+        let local = |e: std::io::Error| Failure::Refused(format!("it cannot be read: {e}"));
         let size = file.metadata().map_err(local)?.len();
+        file.rewind().map_err(local)?;
         if size <= PIECE as u64 {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).map_err(local)?;
@@ -203,7 +203,7 @@ impl Store {
             let upload = objects.put_multipart(&self.key(name)).await;
             let mut upload =
                 WriteMultipart::new_with_chunk_size(upload.map_err(|e| failure(&e))?, PIECE);
-            match send(&mut upload, &mut file, on_bytes).await {
+            match send(&mut upload, file, on_bytes).await {
                 Ok(()) => upload.finish().await.map(drop).map_err(|e| failure(&e)),
                 Err(error) => {
                     // What was sent so far has no name; a store that is not told removes it by its own rules.
@@ -267,7 +267,7 @@ pub fn blob_name(digest: &str) -> String {
 
 async fn send(
     upload: &mut WriteMultipart,
-    file: &mut File,
+    mut file: &File,
     on_bytes: &dyn Fn(u64),
 ) -> std::result::Result<(), Failure> {
     let mut buffer = vec![0; 1 << 20];
