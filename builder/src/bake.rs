@@ -1,4 +1,5 @@
-//! `image build`: a repository becomes a root tree, and the tree becomes images. Opens no connection.
+//! `image build`: a repository becomes a root tree, and the tree becomes images. Opens no connection, but to a shared cache
+//! that the user names.
 
 mod root_input;
 
@@ -6,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use images::architecture::Architecture;
 use images::disk::{self, DiskInput, UpgradeSink};
+use images::elsewhere::{Cache, Wanted};
 use images::emulation::Emulator;
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
 use images::pack;
-use images::progress::{Progress, ProgressFn};
+use images::progress::Progress;
 use images::root::{self, Layer, RootInput, RootTree};
 use images::secure_boot::signer::Signer;
 use images::tools::ToolsTree;
@@ -180,8 +182,8 @@ fn root_tree(
     packed: bool,
 ) -> Result<Rooted> {
     let source = open(repository, recipe)?;
-    let cache = &session.paths.cache;
-    interrupt::clean_on_interrupt(cache);
+    let shared = session.shared()?;
+    interrupt::clean_on_interrupt(&session.paths.cache);
     let closure = source.repository.closure(&recipe.roots(), true)?;
     let emulator = Emulator::find(recipe.processor()?, tools);
     let input = root_input::root_input(recipe, &source, &closure, &programs.bootstrap, emulator)?;
@@ -200,6 +202,13 @@ fn root_tree(
                 reused.store(true, std::sync::atomic::Ordering::Relaxed);
             }
             report(event);
+        };
+        let find = |wanted: Wanted<'_>, path: &Path| {
+            shared.is_some_and(|shared| shared.find(wanted, path, tools, &|note| stage.note(note)))
+        };
+        let cache = Cache {
+            folder: &session.paths.cache,
+            find: Some(&find),
         };
         let context = pack::Context {
             tools,
@@ -330,16 +339,25 @@ struct Disks<'a> {
 }
 
 impl Disks<'_> {
-    fn build(&self, session: &Session, progress: ProgressFn) -> Result<Vec<Artifact>> {
-        let write = self.upgrade.map(Writer::sink);
-        let cache = &session.paths.cache;
+    fn build(&self, session: &Session, stage: &Stage<'_>) -> Result<Vec<Artifact>> {
+        let (write, shared) = (self.upgrade.map(Writer::sink), session.shared()?);
+        let find = |wanted: Wanted<'_>, path: &Path| {
+            let tell = |note| stage.note(note);
+            shared.is_some_and(|shared| shared.find(wanted, path, self.tools, &tell))
+        };
+        let folder = session.paths.cache.as_path();
+        let cache = Cache {
+            folder,
+            find: Some(&find),
+        };
+        let progress = &image_progress(stage);
         let build = || {
             let write = write.as_ref().map(|write| write as UpgradeSink<'_>);
             disk::build(self.input, write, self.tools, cache, self.out, progress)
         };
         let made = match build() {
             Err(images::error::Error::LayerGone { .. }) => {
-                root::remake_layers(self.root, cache, progress)?;
+                root::remake_layers(self.root, folder, progress)?;
                 build()?
             }
             other => other?,
@@ -365,7 +383,7 @@ fn disk_images(session: &Session, disks: &Disks, baked: &mut Baked) -> Result<()
             return Ok(Done::reused(manifest.artifacts));
         }
         beside::withdraw(out)?;
-        Ok(Done::made(disks.build(session, &image_progress(stage))?))
+        Ok(Done::made(disks.build(session, stage)?))
     })?;
     for Artifact {
         kind,

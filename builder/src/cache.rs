@@ -15,7 +15,7 @@ use serde::Serialize;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::paths::Paths;
 
-/// Kinds of entries: package files, unpacked indexes, root trees, the trees that they begin with, the layers of those, file
+/// Kinds of entries: package files, what is kept of indexes, root trees, the trees that they begin with, the layers of those, file
 /// systems of images, what killed runs left, and trees of programs, which the tools keep few of by themselves.
 pub const KINDS: [&str; 8] = [
     "download",

@@ -1,6 +1,7 @@
 //! The command line: what may be typed, with its help.
 
 mod boot;
+mod cache;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::recipe::{ImageFormat, UpstreamKind};
 
 pub use boot::{BootDisk, ImageBootArgs};
+pub use cache::{CacheArgs, CacheGcArgs, CachePushArgs, CacheVerb};
 
 /// Bakes offline package repositories and immutable machine images that configure themselves at first boot.
 #[derive(Debug, Parser)]
@@ -56,6 +58,12 @@ pub struct GlobalOptions {
     /// Download at most this many bytes a second, such as 500K or 10M
     #[arg(long, global = true, value_name = "RATE", env = "FARROW_LIMIT_RATE", value_parser = offline_repo::http::parse_rate)]
     pub limit_rate: Option<std::num::NonZeroU64>,
+    /// Look for what the cache lacks in a shared cache first: DIR, file:///DIR, https://HOST/PATH or s3://BUCKET/PREFIX
+    #[arg(long, global = true, value_name = "URL", env = "FARROW_CACHE_FROM")]
+    pub cache_from: Option<String>,
+    /// A public key, one of which must have signed what is taken from there beside package files; may be repeated
+    #[arg(long, global = true, value_name = "FILE", env = "FARROW_CACHE_KEY")]
+    pub cache_key: Vec<PathBuf>,
 }
 
 /// When to use colours.
@@ -104,7 +112,7 @@ pub enum Command {
     Seed(SeedArgs),
     /// Rehearse the first boot of a machine of a deployment
     Explain(ExplainArgs),
-    /// List what is in the cache, or bound it
+    /// List what is in the cache, bound it, or share it
     Cache(CacheArgs),
     /// Write out the static farrow-bootstrap
     Bootstrap {
@@ -144,6 +152,7 @@ impl Command {
     pub fn uses_cache(&self) -> bool {
         match self {
             Command::Repo(command) => !matches!(command, RepoCommand::Serve { .. }),
+            Command::Cache(args) => matches!(args.verb, Some(CacheVerb::Push(_))),
             other => matches!(
                 other,
                 Command::Up(_)
@@ -392,7 +401,7 @@ pub struct VerifyArgs {
 /// `farrow image …`
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Bake an image from a repository alone; opens no network socket
+    /// Bake an image from a repository alone; opens no network socket but to a shared cache that is named
     Build(ImageBuildArgs),
     /// Boot an image in QEMU, and wait for the machine's own report
     Boot(ImageBootArgs),
@@ -462,42 +471,6 @@ pub struct ImageBuildArgs {
         requires = "secure_boot_key"
     )]
     pub secure_boot_certificate: Option<PathBuf>,
-}
-
-/// Arguments of `farrow cache`.
-#[derive(Debug, Args)]
-pub struct CacheArgs {
-    /// What to do (default: list what is there)
-    #[command(subcommand)]
-    pub verb: Option<CacheVerb>,
-}
-
-/// `farrow cache …`
-#[derive(Debug, Clone, Subcommand)]
-pub enum CacheVerb {
-    /// Remove what was used longest ago; whatever is removed is made or fetched again when it is needed
-    Gc(CacheGcArgs),
-}
-
-/// Arguments of `farrow cache gc`.
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
-  farrow cache gc                 what was not used for 30 days
-  farrow cache gc --keep 20G      as much as is needed to have at most 20 GiB
-  farrow cache gc --older 7       what was not used for a week")]
-pub struct CacheGcArgs {
-    /// Keep at most so much, such as 20G
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    pub keep: Option<u64>,
-    /// Remove what was not used for so many days (default: 30, unless --keep is given)
-    #[arg(long, value_name = "DAYS")]
-    pub older: Option<u64>,
-    /// Wait until no other run of farrow uses the cache, instead of failing
-    #[arg(long)]
-    pub wait: bool,
-    /// Only say what would be removed
-    #[arg(long)]
-    pub dry_run: bool,
 }
 
 /// Arguments of `farrow machine`.

@@ -27,6 +27,7 @@ mod own_packages;
 mod paths;
 mod recipe;
 mod session;
+mod shared_cache;
 mod stages;
 mod upgrade;
 

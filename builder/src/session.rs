@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::cli::GlobalOptions;
 use crate::diagnostic::{Diagnostic, Result};
 use crate::paths::Paths;
+use crate::shared_cache::{Note, SharedCache};
 
 /// What was made: one entry of `artifacts` in `--json`.
 #[derive(Debug, Clone, Serialize)]
@@ -43,6 +44,7 @@ pub struct Session {
     pub options: GlobalOptions,
     /// Folders on the host.
     pub paths: Paths,
+    shared: OnceLock<Option<SharedCache>>,
     stages: Mutex<Vec<StageTime>>,
     artifacts: Mutex<Vec<Artifact>>,
 }
@@ -87,9 +89,21 @@ impl Session {
         Ok(Self {
             options,
             paths: Paths::from_environment()?,
+            shared: OnceLock::new(),
             stages: Mutex::default(),
             artifacts: Mutex::default(),
         })
+    }
+
+    /// The cache shared with other builders, if one is named; opened at the first use.
+    pub fn shared(&self) -> Result<Option<&SharedCache>> {
+        if let Some(opened) = self.shared.get() {
+            return Ok(opened.as_ref());
+        }
+        let named = self.options.cache_from.as_deref();
+        let opened = named.map(|url| SharedCache::open(url, &self.options.cache_key));
+        let opened = opened.transpose()?;
+        Ok(self.shared.get_or_init(|| opened).as_ref())
     }
 
     /// Runs one stage with a line of progress, and records its time.
@@ -258,6 +272,14 @@ impl<'a> Stage<'a> {
                 event(serde_json::json!({"event": "warning", "stage": self.name, "text": text}))
             }
             false => self.bar.suspend(|| eprintln!("warning: {text}")),
+        }
+    }
+
+    /// Passes on what a shared cache says.
+    pub fn note(&self, note: Note) {
+        match note {
+            Note::Took(text) => self.step(&text),
+            Note::Warning(text) => self.warn(&text),
         }
     }
 

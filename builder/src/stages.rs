@@ -72,6 +72,17 @@ pub fn client(session: &Session) -> Result<Client> {
     )?)
 }
 
+/// All package files of a lock: of the cache, of a shared cache that is named, and of the archives.
+pub fn fetch(session: &Session, lock: &Lock, cache: &Cache, stage: &Stage<'_>) -> Result<Fetched> {
+    if let Some(shared) = session.shared()? {
+        let bytes = |done, total| stage.bytes(done, total);
+        shared.fill(lock, cache, &|note| stage.note(note), &bytes);
+    }
+    let progress = archive_progress(stage);
+    let fetched = offline_repo::fetch::fetch(lock, &client(session)?, cache, &progress)?;
+    Ok(fetched)
+}
+
 /// An archive with the contents of its keys.
 pub fn upstream(recipe: &Recipe, upstream: &recipe::Upstream) -> Result<Upstream> {
     Ok(Upstream {
@@ -219,8 +230,7 @@ pub fn tools_of(session: &Session, recipe: &str, source: ToolsSource) -> Result<
             return Err(no_tools(&session.paths.tools, &recipe));
         }
         interrupt::clean_on_interrupt(&session.paths.tools);
-        let fetched =
-            offline_repo::fetch::fetch(&lock, &client(session)?, &cache, &archive_progress(stage))?;
+        let fetched = fetch(session, &lock, &cache, stage)?;
         let packages: Vec<(PathBuf, String)> = fetched
             .packages()
             .map(|(package, path)| (path.to_owned(), package.sha256.to_string()))
@@ -243,8 +253,7 @@ fn fetched_tools(session: &Session, recipe: &Recipe) -> Result<Fetched> {
     interrupt::clean_on_interrupt(&session.paths.cache);
     session.stage("tools-fetch", |stage| {
         let reused = offline_repo::fetch::FetchPlan::new(&lock, &cache).is_empty();
-        let value =
-            offline_repo::fetch::fetch(&lock, &client(session)?, &cache, &archive_progress(stage))?;
+        let value = fetch(session, &lock, &cache, stage)?;
         Ok(Done { value, reused })
     })
 }

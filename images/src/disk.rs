@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::architecture::Architecture;
 use crate::assemble;
 use crate::boot_image::{self, BootFiles};
+use crate::elsewhere::Cache;
 use crate::error::{Error, Result};
 use crate::esp;
 use crate::formats::{self, Format};
@@ -104,18 +105,18 @@ pub struct ImageSet {
     pub manifest: PathBuf,
 }
 
-/// Makes the images of `input` in `out`, with file systems cached in `cache`, and what `upgrade` writes.
+/// Makes the images of `input` in `out`, with file systems cached in `cache` (or found elsewhere), and what `upgrade` writes.
 ///
 /// The old manifest is withdrawn first and the new one written last: a manifest never describes other images than those
 /// beside it.
 ///
 /// # Errors
 /// When the input is refused, a tool fails, or a file cannot be written.
-pub fn build(
+pub fn build<'a>(
     input: &DiskInput,
     upgrade: Option<UpgradeSink<'_>>,
     tools: &ToolsTree,
-    cache: &Path,
+    cache: impl Into<Cache<'a>>,
     out: &Path,
     progress: ProgressFn,
 ) -> Result<ImageSet> {
@@ -125,7 +126,7 @@ pub fn build(
     let work = work.map_err(Error::io("create in", out))?;
     let context = Context {
         tools,
-        cache,
+        cache: cache.into(),
         epoch: input.epoch,
         progress,
     };

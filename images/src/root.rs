@@ -28,12 +28,14 @@ pub use input::{Content, FileEntry, Package, RootInput, Script, SystemUser};
 pub use layers::{Layer, LayerFn};
 pub(crate) use merge::merge;
 pub(crate) use prepare::{PrepareInput, prepare};
+pub(crate) use store::{FACTS, TREE, kernel_of};
 
 use changes::ChangesInput;
 use merge::MergeInput;
 use store::{Kept, Lasting};
 
 use crate::deb::{self, Owners};
+use crate::elsewhere::{Cache, Kind, Wanted};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, ProgressFn, stage};
 use crate::sandbox;
@@ -77,21 +79,24 @@ pub struct Base {
     pub changes: Changes,
 }
 
-/// Makes the root tree of `input` below `cache`, or finds it there. Killed at any moment, it starts anew next time.
+/// Makes the root tree of `input` below `cache`, or finds it there; its base may also be found elsewhere. Killed at any
+/// moment, it starts anew next time.
 /// `made` gets layers as soon as they have been made, beside the making of the others.
 ///
 /// # Errors
 /// [`Error::Package`] for a damaged package, [`Error::Program`] with dpkg's last words when a package cannot be
 /// configured, [`Error::Worker`] and [`Error::Sandbox`] when the host does not let the sandbox start.
-pub fn build(
+pub fn build<'a>(
     input: &RootInput,
-    cache: &Path,
+    cache: impl Into<Cache<'a>>,
     progress: ProgressFn,
     made: LayerFn,
 ) -> Result<RootTree> {
+    let cache: Cache = cache.into();
     let digest = input.digest();
     // The base first, also when the tree is there: its file system is packed from it.
-    let (base, facts) = build_base(input, cache, progress, made)?;
+    let (base, facts) = build_base(input, &cache, progress, made)?;
+    let cache = cache.folder;
     let of_base = |added| Base {
         path: base.path.clone(),
         digest: base.digest.clone(),
@@ -136,12 +141,12 @@ pub fn remake_layers(input: &RootInput, cache: &Path, progress: ProgressFn) -> R
 /// The tree before [`RootInput::files_after`]: most changes of an image change only those.
 fn build_base(
     input: &RootInput,
-    cache: &Path,
+    cache: &Cache,
     progress: ProgressFn,
     made: LayerFn,
 ) -> Result<(RootTree, Kept)> {
     let digest = input.base_digest();
-    let bases = store::open(cache, "bases")?;
+    let bases = store::open(cache.folder, "bases")?;
     if let Some(found) = bases.find(&digest)? {
         progress(Progress::Finished {
             stage: "root/base",
@@ -150,6 +155,10 @@ fn build_base(
         });
         return Ok(found);
     }
+    if let Some(found) = found_elsewhere(&bases, &digest, cache, progress)? {
+        return Ok(found);
+    }
+    let cache = cache.folder;
     let layers = layers::build(input, cache, progress, made)?;
     let work = bases.begin()?;
     let tree = work.join(store::TREE);
@@ -178,6 +187,30 @@ fn build_base(
     // What was synced with it.
     layers::keep(cache, &layers)?;
     Ok((tree, kept))
+}
+
+/// The base of that digest as somebody else made it.
+fn found_elsewhere(
+    bases: &store::Store,
+    digest: &str,
+    cache: &Cache,
+    progress: ProgressFn,
+) -> Result<Option<(RootTree, Kept)>> {
+    let Some(find) = cache.find else {
+        return Ok(None);
+    };
+    let kind = Kind::Base;
+    let work = bases.begin()?;
+    if !find(Wanted { kind, digest }, &work) {
+        return Ok(None);
+    }
+    let Some((kernel, kept)) = store::of_another(&work, cache.folder) else {
+        return Ok(None);
+    };
+    let tree = stage(progress, "root/sync", || {
+        bases.publish(&work, digest, kernel, kept.clone(), Lasting::Always)
+    })?;
+    Ok(Some((tree, kept)))
 }
 
 /// Makes one tree of layers, after the scripts that were asked for have run in them.

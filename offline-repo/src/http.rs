@@ -94,9 +94,7 @@ impl Client {
 
     /// A client; proxies come from the environment.
     pub fn with_options(mirrors: Mirrors, options: Options) -> Result<Self> {
-        static PROVIDER: Once = Once::new();
-        // Fails only if the program has chosen a provider itself, which is as good.
-        PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
+        choose_tls();
         let http = Http::builder()
             .user_agent(concat!("farrow/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT.min(options.patience))
@@ -288,6 +286,13 @@ impl Client {
             }
         }
     }
+}
+
+/// Chooses what HTTPS clients of this process encrypt with; before the first of them is made.
+pub fn choose_tls() {
+    static PROVIDER: Once = Once::new();
+    // Fails only if the program has chosen a provider itself, which is as good.
+    PROVIDER.call_once(|| drop(rustls::crypto::ring::default_provider().install_default()));
 }
 
 /// Follows a few redirects, to http and https only, and never from https back to http.

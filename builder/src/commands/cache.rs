@@ -1,13 +1,17 @@
-//! `farrow cache`: what is in the cache, and bounding it.
+//! `farrow cache`: what is in the cache, bounding it, and sharing it.
 
 use std::time::{Duration, SystemTime};
 
+use offline_repo::signer::KeyKind;
 use serde_json::json;
 
 use crate::cache::{self, Entry, Rule};
-use crate::cli::{CacheArgs, CacheGcArgs, CacheVerb};
+use crate::cli::{CacheArgs, CacheGcArgs, CachePushArgs, CacheVerb};
 use crate::diagnostic::Result;
+use crate::interrupt;
 use crate::session::{Done, Session};
+use crate::shared_cache::{self, Item};
+use crate::stages::{self, ToolsSource};
 
 /// What is not used for so many days goes when no other rule is given.
 const DAYS: u64 = 30;
@@ -17,6 +21,7 @@ pub fn run(session: &Session, args: &CacheArgs) -> Result<()> {
     match &args.verb {
         None => list(session),
         Some(CacheVerb::Gc(args)) => collect(session, args),
+        Some(CacheVerb::Push(args)) => push(session, args),
     }
 }
 
@@ -80,6 +85,49 @@ fn collect(session: &Session, args: &CacheGcArgs) -> Result<()> {
     ));
     session
         .finish(json!({"removed": removed, "freed": freed, "left": bytes, "dry_run": args.dry_run}))
+}
+
+fn push(session: &Session, args: &CachePushArgs) -> Result<()> {
+    let mut entries = cache::entries(&session.paths)?;
+    let wanted: Vec<&str> = args.kind.iter().map(|kind| kind.name()).collect();
+    entries.retain(|entry| wanted.is_empty() || wanted.contains(&entry.kind));
+    let signer = stages::signer(session, KeyKind::Ed25519)?;
+    // Trees are packed by its tar.
+    let tools = match entries.iter().any(|entry| entry.kind == "base") {
+        true => Some(stages::tools(session, ToolsSource::Present)?),
+        false => None,
+    };
+    let pushed = session.stage("push", |stage| {
+        interrupt::clean_on_interrupt(&session.paths.cache);
+        let total = entries.len() as u64;
+        let say = |done, entry: &Entry| stage.items(done, total, &entry.name);
+        let (url, dry_run, cache) = (&args.url, args.dry_run, &session.paths.cache);
+        let by = (&signer, tools.as_ref());
+        let pushed = shared_cache::push(url, &entries, by, cache, dry_run, &say)?;
+        Ok(Done {
+            reused: pushed.pushed.is_empty(),
+            value: pushed,
+        })
+    })?;
+    let verb = if args.dry_run { "missing" } else { "pushed" };
+    let mut bytes = 0;
+    for item in &pushed.pushed {
+        let Item {
+            kind,
+            name,
+            bytes: sent,
+        } = item;
+        bytes += sent;
+        session.say(&format!("{kind:<11} {:>10}  {name}", size(*sent)));
+    }
+    session.say(&format!(
+        "{verb}: {}, {}; there already: {}; signed with {}",
+        pushed.pushed.len(),
+        size(bytes),
+        pushed.present,
+        pushed.key
+    ));
+    session.finish(json!({"pushed": pushed.pushed, "present": pushed.present, "bytes": bytes, "key": pushed.key, "dry_run": args.dry_run}))
 }
 
 fn totals<'a>(entries: impl Iterator<Item = &'a Entry>) -> (usize, u64) {

@@ -14,7 +14,7 @@ use offline_repo::publish::{self, PublishOptions};
 use offline_repo::repository::Repository;
 use offline_repo::signer::{KeyKind, Signer};
 
-use super::{archive_progress, client, epoch, fetched_tools, sboms};
+use super::{archive_progress, epoch, fetch, fetched_tools, sboms};
 use crate::commands::write_file;
 use crate::diagnostic::Result;
 use crate::interrupt;
@@ -176,8 +176,7 @@ fn publish(
     let fetched = session.stage("fetch", |stage| {
         let missing = offline_repo::fetch::FetchPlan::new(lock, &cache);
         let reused = missing.is_empty();
-        let fetched =
-            offline_repo::fetch::fetch(lock, &client(session)?, &cache, &archive_progress(stage))?;
+        let fetched = fetch(session, lock, &cache, stage)?;
         Ok(Done {
             value: fetched,
             reused,

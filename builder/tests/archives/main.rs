@@ -13,4 +13,5 @@ mod locks;
 mod processors;
 mod rpms;
 mod sboms;
+mod shared;
 mod site;

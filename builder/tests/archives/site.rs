@@ -10,7 +10,7 @@ use offline_repo::digest::Sha256;
 use offline_repo::{compression, date};
 use serde_json::Value;
 
-use crate::support::{Server, archive_signer, deb};
+use crate::support::{Fault, Server, archive_signer, deb};
 
 /// A package of an archive: name, version, architecture, other fields.
 pub type Listed<'a> = (&'a str, &'a str, &'a str, &'a str);
@@ -149,6 +149,23 @@ impl Site {
         site.files.insert(format!("/debian/{path}"), bytes);
     }
 
+    /// Makes the server answer the next request for a path of the archive wrongly.
+    pub fn fault(&self, path: &str, fault: Fault) {
+        self.server.fault(&format!("/debian/{path}"), &[fault]);
+    }
+
+    /// `Authorization` headers of all requests since the last question.
+    pub fn authorizations(&self) -> Vec<String> {
+        std::mem::take(&mut self.server.site.lock().unwrap().authorizations)
+    }
+
+    /// Makes the archive have no files whose path begins so.
+    pub fn forget(&self, prefix: &str) {
+        let prefix = format!("/debian/{prefix}");
+        let mut site = self.server.site.lock().unwrap();
+        site.files.retain(|path, _| !path.starts_with(&prefix));
+    }
+
     /// `farrow ARGS…` in the folder, with cache, tools and state in it.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_farrow"));
@@ -160,6 +177,8 @@ impl Site {
             .env("FARROW_STATE", self.path("state"))
             .env_remove("SOURCE_DATE_EPOCH")
             .env_remove("FARROW_SIGNING_KEY")
+            .env_remove("FARROW_CACHE_FROM")
+            .env_remove("FARROW_CACHE_KEY")
             .env_remove("FARROW_BOOTSTRAP_ARM64");
         command
     }

@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
 use nix::fcntl::Flock;
@@ -21,9 +21,11 @@ use crate::sandbox;
 use crate::tools;
 
 /// The folder of the tree below its work folder.
-pub(super) const TREE: &str = "tree";
+pub(crate) const TREE: &str = "tree";
 /// The file of [`Facts`] beside a finished tree.
-const FACTS: &str = "root.json";
+pub(crate) const FACTS: &str = "root.json";
+/// No larger file of facts is read from another builder's tree, in bytes.
+const FACTS_LIMIT: u64 = 16 << 20;
 /// How the names of unfinished trees begin.
 const UNFINISHED: &str = ".unfinished-";
 /// Finished trees that are kept.
@@ -206,6 +208,53 @@ impl Store {
     }
 }
 
+/// The kernel of a base below `place`, which need not be of this cache, if it has one; `None` when no finished base that
+/// lasts is there.
+pub(crate) fn kernel_of(place: &Path) -> Option<Option<Kernel>> {
+    of_another(place, place).map(|(kernel, _)| kernel)
+}
+
+/// What is known about a base below `place` that another builder made, for use with this `cache`. Paths that lead out of
+/// the tree are refused. Layers are where they would be here.
+pub(super) fn of_another(place: &Path, cache: &Path) -> Option<(Option<Kernel>, Kept)> {
+    let path = place.join(FACTS);
+    let found = fs::symlink_metadata(&path).ok()?;
+    if !found.is_file() || found.len() > FACTS_LIMIT {
+        return None;
+    }
+    let facts: Facts = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+    let Facts {
+        kernel,
+        boot: None,
+        mut kept,
+    } = facts
+    else {
+        return None;
+    };
+    let normal = |path: &Path| {
+        let mut parts = path.components();
+        parts.all(|part| matches!(part, Component::Normal(_)))
+    };
+    let inside = |kernel: &Kernel| normal(&kernel.image) && normal(&kernel.modules);
+    let layers = kept.layers.iter();
+    let listed = layers
+        .flat_map(|layer| &layer.changed)
+        .chain(&kept.changes.tree);
+    let all = listed.map(Path::new).all(normal) && kernel.as_ref().is_none_or(inside);
+    let digest = |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let named = kept.layers.iter().all(|layer| digest(&layer.digest));
+    if !all || !named || !kept.added.is_empty() {
+        return None;
+    }
+    for layer in &mut kept.layers {
+        layer.path = cache
+            .join(super::layers::KIND)
+            .join(&layer.digest)
+            .join(TREE);
+    }
+    Some((kernel, kept))
+}
+
 fn boot_id() -> Option<String> {
     let id = fs::read_to_string(BOOT_ID).ok()?;
     Some(id.trim().to_owned())
@@ -229,6 +278,31 @@ fn leftovers(mut places: Vec<(SystemTime, PathBuf)>, keep: usize) -> Vec<PathBuf
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn facts_of_another_builder_stay_inside_the_tree() {
+        let folder = tempfile::tempdir().unwrap();
+        let facts = |image: &str, listed: &str| {
+            let kernel = format!(r#"{{"image": "{image}", "version": "6", "modules": "usr/lib"}}"#);
+            let digest = "0a".repeat(32);
+            let layer = format!(
+                r#"{{"path": "/elsewhere", "digest": "{digest}", "whole": true, "changed": []}}"#
+            );
+            let kept = format!(
+                r#"{{"added": [], "layers": [{layer}], "changes": {{"layers": 1, "tree": ["{listed}"]}}, "whole": false}}"#
+            );
+            let text = format!(r#"{{"kernel": {kernel}, "boot": null, "kept": {kept}}}"#);
+            fs::write(folder.path().join(FACTS), text).unwrap();
+            of_another(folder.path(), Path::new("/cache"))
+        };
+        assert!(kernel_of(folder.path()).is_none());
+        let (kernel, kept) = facts("boot/vmlinuz", "etc/x").unwrap();
+        assert!(kernel.is_some());
+        assert!(kept.layers[0].path.starts_with("/cache/layers/0a0a"));
+        assert!(facts("../vmlinuz", "etc/x").is_none());
+        assert!(facts("/boot/vmlinuz", "etc/x").is_none());
+        assert!(facts("boot/vmlinuz", "../x").is_none());
+    }
 
     #[test]
     fn unfinished_and_old_trees_go() {

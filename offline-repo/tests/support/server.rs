@@ -62,6 +62,8 @@ pub struct Site {
     /// Faults that every request meets.
     pub always: Option<Fault>,
     pub requests: Vec<String>,
+    /// `Authorization` headers, as they were sent.
+    pub authorizations: Vec<String>,
     pub hook: Option<Hook>,
     /// Bytes of bodies sent.
     pub sent: u64,
@@ -115,6 +117,7 @@ struct Request {
     path: String,
     from: usize,
     if_range: Option<String>,
+    authorization: Option<String>,
 }
 
 fn read_request(stream: &TcpStream) -> Option<Request> {
@@ -126,6 +129,7 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
         path: unescape(line.split(' ').nth(1)?).replace("/./", "/"),
         from: 0,
         if_range: None,
+        authorization: None,
     };
     loop {
         let mut header = String::new();
@@ -136,6 +140,9 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
         }
         if let Some(tag) = lower.strip_prefix("if-range: ") {
             request.if_range = Some(tag.to_string());
+        }
+        if lower.starts_with("authorization: ") {
+            request.authorization = Some(header.trim()["authorization: ".len()..].to_string());
         }
         if lower.is_empty() {
             return Some(request);
@@ -153,6 +160,7 @@ fn serve(stream: TcpStream, site: &Mutex<Site>) -> Option<()> {
             from => format!("{path} from {from}"),
         };
         site.requests.push(line);
+        site.authorizations.extend(request.authorization.clone());
         let mut hook = site.hook.take();
         if let Some(hook) = &mut hook {
             hook(&mut site.files, path);

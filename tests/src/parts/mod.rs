@@ -20,6 +20,7 @@ mod refusals;
 mod reproducible;
 mod roots;
 mod scaling;
+mod shared_cache;
 mod starts;
 mod trio;
 mod trust;
@@ -85,6 +86,7 @@ pub fn in_order() -> Vec<Part> {
         ),
         part("random_flipped_bytes_are_never_served", flips::everywhere),
         part("two_bakes_give_the_same_bytes", reproducible::two_bakes),
+        part("builders_share_a_cache", shared_cache::by_builders),
         part("roots_are_what_dpkg_makes", roots::faithful),
         part(
             "a_killed_bake_leaves_nothing_and_goes_on",
