@@ -109,6 +109,8 @@ pub fn image(
         tree,
         input: root_input,
     } = root_tree(session, recipe, repository, tools, &programs, packed)?;
+    let (base, cache) = (tree.base.clone(), session.paths.cache.clone());
+    let settling = std::thread::spawn(move || base.map(|base| root::settle(&base, &cache)));
     interrupt::clean_on_interrupt(out);
     let mut baked = Baked {
         artifacts: Vec::new(),
@@ -149,6 +151,9 @@ pub fn image(
         };
         disk_images(session, &disks, &mut baked)?;
     }
+    if let Ok(Some(settled)) = settling.join() {
+        settled?;
+    }
     Ok(baked)
 }
 
@@ -160,7 +165,11 @@ pub fn tree(
     tools: &ToolsTree,
 ) -> Result<RootTree> {
     let programs = MachinePrograms::of(session, recipe.processor()?)?;
-    root_tree(session, recipe, repository, tools, &programs, false).map(|rooted| rooted.tree)
+    let rooted = root_tree(session, recipe, repository, tools, &programs, false)?;
+    if let Some(base) = &rooted.tree.base {
+        root::settle(base, &session.paths.cache)?;
+    }
+    Ok(rooted.tree)
 }
 
 /// A root tree, and what it was made of.

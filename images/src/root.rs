@@ -32,7 +32,7 @@ pub(crate) use store::{FACTS, TREE, kernel_of};
 
 use changes::ChangesInput;
 use merge::MergeInput;
-use store::{Kept, Lasting};
+use store::Kept;
 
 use crate::deb::{self, Owners};
 use crate::elsewhere::{Cache, Kind, Wanted};
@@ -73,7 +73,7 @@ pub struct Base {
     pub digest: String,
     /// What was added or replaced: paths below the tree, no part of which is a link.
     pub added: Vec<String>,
-    /// What it was made from, the lowest first. A base may outlive its layers in the cache: see [`layers`].
+    /// What it was made from, the lowest first. A base may outlive its layers in the cache: see [`remake_layers`].
     pub layers: Vec<Layer>,
     /// What it has beyond them.
     pub changes: Changes,
@@ -124,10 +124,25 @@ pub fn build<'a>(
     };
     let tree = stage(progress, "root/publish", || {
         let kernel = base.kernel.clone();
-        roots.publish(&work, &digest, kernel, kept, Lasting::UntilBoot)
+        roots.publish(&work, &digest, kernel, kept)
     })?;
     let base = Some(of_base(added));
     Ok(RootTree { base, ..tree })
+}
+
+/// Writes a base and its layers out, so that they are trusted after the next boot as well. It may run beside what is made
+/// from them.
+///
+/// # Errors
+/// When the file system cannot be written.
+pub fn settle(base: &Base, cache: &Path) -> Result<()> {
+    let bases = store::open(cache, "bases")?;
+    if bases.lasts(&base.digest) {
+        return Ok(());
+    }
+    crate::tools::sync_file_system(&base.path)?;
+    bases.last(&base.digest)?;
+    layers::keep(cache, &base.layers)
 }
 
 /// Makes the layers of a tree that are not in the cache any more, so that it can be packed.
@@ -155,7 +170,7 @@ fn build_base(
         });
         return Ok(found);
     }
-    if let Some(found) = found_elsewhere(&bases, &digest, cache, progress)? {
+    if let Some(found) = found_elsewhere(&bases, &digest, cache)? {
         return Ok(found);
     }
     let cache = cache.folder;
@@ -177,15 +192,11 @@ fn build_base(
         sandbox::call("changes-of-tree", &input, &|_, _| ())
     })?;
     let kept = Kept {
-        layers: packed.to_vec(),
+        layers: layers.clone(),
         changes,
         ..Kept::default()
     };
-    let tree = stage(progress, "root/sync", || {
-        bases.publish(&work, &digest, kernel, kept.clone(), Lasting::Always)
-    })?;
-    // What was synced with it.
-    layers::keep(cache, &layers)?;
+    let tree = bases.publish(&work, &digest, kernel, kept.clone())?;
     Ok((tree, kept))
 }
 
@@ -194,7 +205,6 @@ fn found_elsewhere(
     bases: &store::Store,
     digest: &str,
     cache: &Cache,
-    progress: ProgressFn,
 ) -> Result<Option<(RootTree, Kept)>> {
     let Some(find) = cache.find else {
         return Ok(None);
@@ -207,9 +217,7 @@ fn found_elsewhere(
     let Some((kernel, kept)) = store::of_another(&work, cache.folder) else {
         return Ok(None);
     };
-    let tree = stage(progress, "root/sync", || {
-        bases.publish(&work, digest, kernel, kept.clone(), Lasting::Always)
-    })?;
+    let tree = bases.publish(&work, digest, kernel, kept.clone())?;
     Ok(Some((tree, kept)))
 }
 

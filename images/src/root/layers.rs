@@ -19,7 +19,7 @@ use super::input::{Package, RootInput};
 use super::merge::MergeInput;
 use super::order::{self, Planned};
 use super::plain::Ahead;
-use super::store::{self, Lasting, Store};
+use super::store::{self, Store};
 use super::{SealInput, dpkg, unpack_essential};
 use crate::error::{Error, Result};
 use crate::progress::{ProgressFn, stage};
@@ -275,8 +275,7 @@ impl Maker<'_> {
             added: changed.clone(),
             ..store::Kept::default()
         };
-        let lasting = Lasting::UntilBoot;
-        let tree = self.store.publish(work, digest, None, kept, lasting)?;
+        let tree = self.store.publish(work, digest, None, kept)?;
         Ok(Layer {
             path: tree.path,
             digest: digest.to_owned(),

@@ -30,7 +30,7 @@ const TRIGGERED: &str = r#"#!/bin/sh
 "#;
 
 /// Leaves a note, and takes it away when the real program has succeeded. One lock is held until then, by as many jobs
-/// as there are; two others let two run at a time.
+/// as there are; the other lets one run at a time: dpkg needs a processor as well.
 const COMPILE: &str = r#"#!/bin/sh
 set -e
 mkdir -p /run/farrow/jobs
@@ -39,7 +39,7 @@ echo "py3compile $*" >"$note"
 exec 8>>/run/farrow/running
 flock --shared 8
 (
-    exec 9>>/run/farrow/turn$(($$ % 2))
+    exec 9>>/run/farrow/turn
     flock 9
     /usr/bin/py3compile "$@" && rm "$note"
 ) </dev/null >>/run/farrow/log 2>&1 &

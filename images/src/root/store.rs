@@ -1,9 +1,9 @@
 //! Where finished trees are kept: `CACHE/{roots,bases,layers}/DIGEST/{tree, root.json, dpkg.log}`.
 //!
 //! A tree gets its name, by one rename, when it is complete; until then it is under a temporary name that the next run
-//! removes. One process makes trees at a time. A tree that took long is on the disk before it gets its name. One that
-//! is quickly made again is not: syncing waits for whatever else the machine writes, so it is trusted until the machine
-//! is booted again.
+//! removes. One process makes trees at a time. A tree is trusted until the machine is booted again, and longer when it has
+//! been written out: syncing waits for whatever else the machine writes, so that is done beside other work, and only for
+//! trees that take long to make.
 
 use std::fs;
 use std::io::Write;
@@ -35,15 +35,6 @@ const LAYERS: usize = 4;
 
 /// Changes with each boot (random(4)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// How far a finished tree can be trusted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lasting {
-    /// It is on the disk when it gets its name.
-    Always,
-    /// It may be damaged after a power cut.
-    UntilBoot,
-}
 
 /// What is known about a finished tree.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,11 +112,21 @@ impl Store {
         Ok(Some((tree, kept)))
     }
 
-    /// Says of a tree that was to be trusted until the next boot that it is on the disk by now.
+    /// Whether a tree is trusted after the next boot as well.
+    pub(super) fn lasts(&self, digest: &str) -> bool {
+        self.facts(digest).is_some_and(|facts| facts.boot.is_none())
+    }
+
+    fn facts(&self, digest: &str) -> Option<Facts> {
+        let text = fs::read(self.folder.join(digest).join(FACTS)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Says of a tree that was to be trusted until the next boot that it is on the disk by now. One that is gone is left
+    /// alone.
     pub(super) fn last(&self, digest: &str) -> Result<()> {
         let path = self.folder.join(digest).join(FACTS);
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
-        let Ok(facts) = serde_json::from_slice::<Facts>(&text) else {
+        let Some(facts) = self.facts(digest).filter(|facts| facts.boot.is_some()) else {
             return Ok(());
         };
         let facts = Facts {
@@ -156,26 +157,20 @@ impl Store {
         Ok(work)
     }
 
-    /// Gives a finished tree its name.
+    /// Gives a finished tree its name. After a power cut it may be damaged: it is trusted until the next boot, and longer
+    /// once it was [written out](Store::last).
     pub(super) fn publish(
         &self,
         work: &Path,
         digest: &str,
         kernel: Option<Kernel>,
         kept: Kept,
-        lasting: Lasting,
     ) -> Result<RootTree> {
-        let boot = match lasting {
-            Lasting::Always => None,
-            Lasting::UntilBoot => Some(boot_id().unwrap_or_default()),
-        };
+        let boot = Some(boot_id().unwrap_or_default());
         let facts = Facts { kernel, boot, kept };
         let text = serde_json::to_vec(&facts).unwrap_or_default();
         let path = work.join(FACTS);
         fs::write(&path, text).map_err(Error::io("write", &path))?;
-        if lasting == Lasting::Always {
-            tools::sync_file_system(work)?;
-        }
         let place = self.folder.join(digest);
         sandbox::remove_tree(&place)?;
         fs::rename(work, &place).map_err(Error::io("rename to", &place))?;
