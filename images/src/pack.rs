@@ -29,8 +29,9 @@ const STAGE: &str = "stage";
 /// more than it saves.
 const LOCAL: [&str; 4] = ["image/layer", "image/root", "image/repository", "image/var"];
 
-/// The root's compression. Against level 9 and 4 KiB clusters on a 380 MB tree: 40 % less time, 9 % less space, and a
-/// page fault still unpacks at most 16 KiB of compressed data, which matters on an emulated processor.
+/// The root's compression. On the 630 MB of `bench` that are packed first, level 6 takes 7.0 s of a processor for 277 MB, level 3
+/// 5.2 s for 281 MB, level 2 2.5 s for 295 MB, and plain lz4 0.9 s for 314 MB. A page fault unpacks at most 16 KiB of
+/// compressed data, which matters on an emulated processor.
 const ROOT_OPTIONS: [&str; 2] = ["-zlz4hc,level=2", "-C16384"];
 /// The same for who wants a small image: better packed, in larger pieces, at the price of slower reads.
 const SMALL_ROOT_OPTIONS: [&str; 2] = ["-zzstd,level=15", "-C131072"];
@@ -256,7 +257,8 @@ enum Begin {
 fn list(added: &[String]) -> Vec<u8> {
     let mut paths = BTreeSet::new();
     for path in added.iter().map(Path::new) {
-        if path.starts_with("boot") || path.starts_with("var") {
+        let below = |folder: &str| path.starts_with(folder) && path != Path::new(folder);
+        if below("boot") || below("var") {
             continue;
         }
         paths.extend(path.ancestors().map(|path| Path::new(".").join(path)));
@@ -473,7 +475,7 @@ mod tests {
 
     #[test]
     fn what_is_appended_comes_with_its_folders() {
-        let added = ["usr/lib/x/a", "etc/hostname", "var/lib/b", "boot/c"];
+        let added = ["usr/lib/x/a", "etc/hostname", "var", "var/lib/b", "boot/c"];
         let listed = String::from_utf8(list(&added.map(str::to_owned))).unwrap();
         let listed: Vec<&str> = listed.split_terminator('\0').collect();
         let expected = [
@@ -484,6 +486,7 @@ mod tests {
             "./usr/lib",
             "./usr/lib/x",
             "./usr/lib/x/a",
+            "./var",
         ];
         assert_eq!(listed, expected);
     }

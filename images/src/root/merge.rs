@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Layer, visible};
@@ -89,21 +90,24 @@ fn apply(source: &Path, target: &Path, place: fn(&Path, &Path) -> Result<()>) ->
     if !target.is_dir() {
         fs::create_dir(target).map_err(Error::io("create", target))?;
     }
-    for entry in fs::read_dir(source).map_err(Error::io("list", source))? {
-        let entry = entry.map_err(Error::io("list", source))?;
+    let entries = fs::read_dir(source).map_err(Error::io("list", source))?;
+    let entries: Vec<fs::DirEntry> = entries
+        .collect::<std::io::Result<_>>()
+        .map_err(Error::io("list", source))?;
+    entries.into_par_iter().try_for_each(|entry| {
         let (from, to) = (entry.path(), target.join(entry.file_name()));
         let found = look(&from)?;
         if found.is_dir() {
-            apply(&from, &to, place)?;
-            continue;
+            return apply(&from, &to, place);
         }
         if to.symlink_metadata().is_ok() {
             remove(&to)?;
         }
-        if !is_removed(&found) {
-            place(&from, &to)?;
+        match is_removed(&found) {
+            true => Ok(()),
+            false => place(&from, &to),
         }
-    }
+    })?;
     copy_attributes(source, target)?;
     chown(target, Some(metadata.uid()), Some(metadata.gid()))
         .map_err(Error::io("set the owner of", target))?;

@@ -14,8 +14,8 @@ pub type Digests = BTreeMap<String, String>;
 /// Where what root's bake of `base` made is written down for the other users' bakes.
 const RECORD: &str = "base-digests.json";
 
-/// A host unlike the one that the tests run on: another umask, time zone and language, and one processor. The wrapped
-/// command is in the arguments.
+/// A host unlike the one that the tests run on: another umask, time zone and language, one processor, and layers of a tree
+/// as copies, as where overlayfs cannot be mounted. The wrapped command is in the arguments.
 pub fn elsewhere(farrow: Farrow) -> Farrow {
     let script = "umask 077; exec taskset --cpu-list 0 \"$@\"";
     farrow
@@ -23,6 +23,7 @@ pub fn elsewhere(farrow: Farrow) -> Farrow {
         .env("LC_ALL", "tr_TR.UTF-8")
         .env("LANGUAGE", "tr")
         .env("TZ", "Asia/Tokyo")
+        .env("FARROW_NO_OVERLAY", "1")
 }
 
 /// Digests of the images in a document.
