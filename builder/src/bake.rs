@@ -2,18 +2,17 @@
 //! that the user names.
 
 mod root_input;
+mod rooted;
 
 use std::path::{Path, PathBuf};
 
 use images::architecture::Architecture;
 use images::disk::{self, DiskInput, UpgradeSink};
 use images::elsewhere::{Cache, Wanted};
-use images::emulation::Emulator;
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
-use images::pack;
 use images::progress::Progress;
-use images::root::{self, Layer, RootInput, RootTree};
+use images::root::{self, RootInput, RootTree};
 use images::secure_boot::signer::Signer;
 use images::tools::ToolsTree;
 use offline_repo::lock::Lock;
@@ -30,6 +29,7 @@ use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session, Stage};
 use crate::stages;
 use crate::upgrade::Writer;
+use rooted::{Rooted, root_tree};
 
 /// Size of `/var` in an image when the recipe names none, in MiB; it grows on the machine.
 const VAR_MIB: u64 = 256;
@@ -170,78 +170,6 @@ pub fn tree(
         root::settle(base, &session.paths.cache)?;
     }
     Ok(rooted.tree)
-}
-
-/// A root tree, and what it was made of.
-struct Rooted {
-    source: Source,
-    closure: Vec<ClosurePackage>,
-    tree: RootTree,
-    input: RootInput,
-}
-
-/// The root tree of a recipe. For a disk image, layers are packed as soon as they are there: while packages are
-/// configured, all processors but one have nothing to do.
-fn root_tree(
-    session: &Session,
-    recipe: &Recipe,
-    repository: &Path,
-    tools: &ToolsTree,
-    programs: &MachinePrograms,
-    packed: bool,
-) -> Result<Rooted> {
-    let source = open(repository, recipe)?;
-    let shared = session.shared()?;
-    interrupt::clean_on_interrupt(&session.paths.cache);
-    let closure = source.repository.closure(&recipe.roots(), true)?;
-    let emulator = Emulator::find(recipe.processor()?, tools);
-    let input = root_input::root_input(recipe, &source, &closure, &programs.bootstrap, emulator)?;
-    let tree = session.stage("root", |stage| {
-        let report = image_progress(stage);
-        let reused = std::sync::atomic::AtomicBool::new(false);
-        let watch = |event: Progress| {
-            if matches!(
-                event,
-                Progress::Finished {
-                    stage: "root",
-                    reused: true,
-                    ..
-                }
-            ) {
-                reused.store(true, std::sync::atomic::Ordering::Relaxed);
-            }
-            report(event);
-        };
-        let find = |wanted: Wanted<'_>, path: &Path| {
-            shared.is_some_and(|shared| shared.find(wanted, path, tools, &|note| stage.note(note)))
-        };
-        let cache = Cache {
-            folder: &session.paths.cache,
-            find: Some(&find),
-        };
-        let context = pack::Context {
-            tools,
-            cache,
-            epoch: input.epoch,
-            progress: &watch,
-        };
-        let compression = recipe.image.root_compression.unwrap_or_default();
-        let made = |layers: &[Layer]| {
-            // What went wrong here goes wrong again, and is told, when the image is made.
-            let _ = packed.then(|| pack::layers(&context, layers, compression));
-        };
-        let tree = root::build(&input, cache, &watch, &made)?;
-        Ok(Done {
-            value: tree,
-            reused: reused.into_inner(),
-        })
-    })?;
-    Ok(Rooted {
-        source,
-        closure,
-        tree,
-        input,
-    })
 }
 
 fn disk_format(format: ImageFormat) -> Option<Format> {

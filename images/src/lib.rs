@@ -48,4 +48,5 @@ pub mod tools;
 pub mod tree_archive;
 pub mod tree_tar;
 pub mod uki;
+mod unfinished;
 pub mod verity;

@@ -7,7 +7,7 @@ mod accounts;
 mod bytecode;
 mod clean;
 mod layout;
-mod times;
+pub(super) mod times;
 
 use std::fs;
 use std::io::Write;

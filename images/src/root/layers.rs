@@ -96,18 +96,7 @@ pub(super) fn build(
     let steps = steps(&parts);
     let packages: Vec<Planned> = parts.into_iter().flatten().collect();
     let digests = digests(input, &packages, &steps);
-    let mut layers = Vec::new();
-    for digest in &digests {
-        match store.find(digest)? {
-            Some((tree, kept)) => layers.push(Layer {
-                path: tree.path,
-                digest: digest.clone(),
-                whole: kept.whole,
-                changed: kept.added,
-            }),
-            None => break,
-        }
-    }
+    let mut layers = find(&store, &digests)?;
     let missing = &steps[layers.len()..];
     let first = missing.iter().find(|step| step.unpack);
     let first = first.map_or(packages.len(), |step| step.packages.start);
@@ -151,6 +140,23 @@ pub(super) fn build(
         ahead.stop();
         result
     })?;
+    Ok(layers)
+}
+
+/// The layers that are in the cache, from the lowest one on.
+fn find(store: &Store, digests: &[String]) -> Result<Vec<Layer>> {
+    let mut layers = Vec::new();
+    for digest in digests {
+        let Some((tree, kept)) = store.find(digest)? else {
+            break;
+        };
+        layers.push(Layer {
+            path: tree.path,
+            digest: digest.clone(),
+            whole: kept.whole,
+            changed: kept.added,
+        });
+    }
     Ok(layers)
 }
 

@@ -8,11 +8,11 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
 
-use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::finish::times;
 use super::layers::{Layer, visible};
 use crate::error::{Error, Result};
 
@@ -174,15 +174,7 @@ pub(super) fn strip(folder: &Path) -> Result<()> {
 }
 
 fn set_time(path: &Path, metadata: &fs::Metadata) -> Result<()> {
-    let time = TimeSpec::new(metadata.mtime(), metadata.mtime_nsec());
-    utimensat(
-        nix::fcntl::AT_FDCWD,
-        path,
-        &time,
-        &time,
-        UtimensatFlags::NoFollowSymlink,
-    )
-    .map_err(|errno| Error::io("set the time of", path)(errno.into()))
+    times::set(path, TimeSpec::new(metadata.mtime(), metadata.mtime_nsec()))
 }
 
 fn look(path: &Path) -> Result<fs::Metadata> {

@@ -8,14 +8,12 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use super::input::Package;
 use crate::deb::plain;
 use crate::error::{Error, Result};
-
-/// How the name of the folder begins that holds them while a tree is made.
-const TEMPORARY: &str = ".unfinished-";
+use crate::unfinished::Unfinished;
 
 /// Packages that are being unpacked, and those that are ready.
 pub(super) struct Ahead<'a> {
     packages: Vec<&'a Package>,
-    folder: tempfile::TempDir,
+    folder: Unfinished,
     next: AtomicUsize,
     /// Those that are ready, and what went wrong with others.
     done: Mutex<BTreeMap<usize, Option<Error>>>,
@@ -25,10 +23,9 @@ pub(super) struct Ahead<'a> {
 impl<'a> Ahead<'a> {
     /// Of packages in the order in which they are wanted, in a folder of `cache`.
     pub(super) fn new(packages: Vec<&'a Package>, cache: &Path) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(cache);
         Ok(Self {
             packages,
-            folder: folder.map_err(Error::io("create in", cache))?,
+            folder: Unfinished::begin(cache)?,
             next: AtomicUsize::new(0),
             done: Mutex::default(),
             changed: Condvar::new(),

@@ -26,15 +26,20 @@ fn clamp_below(path: &Path, limit: i64) -> Result<()> {
         }
     }
     if (metadata.mtime(), metadata.mtime_nsec()) > (limit, 0) {
-        let time = TimeSpec::new(limit, 0);
-        utimensat(
-            nix::fcntl::AT_FDCWD,
-            path,
-            &time,
-            &time,
-            UtimensatFlags::NoFollowSymlink,
-        )
-        .map_err(|errno| Error::io("set the time of", path)(errno.into()))?;
+        set(path, TimeSpec::new(limit, 0))?;
     }
     Ok(())
+}
+
+/// Sets the time of a change of content, also of a link. The time of the last look stays that of the making of the tree, which
+/// is later than any epoch: in a file system that has such times it then becomes the epoch.
+pub(crate) fn set(path: &Path, time: TimeSpec) -> Result<()> {
+    utimensat(
+        nix::fcntl::AT_FDCWD,
+        path,
+        &TimeSpec::UTIME_OMIT,
+        &time,
+        UtimensatFlags::NoFollowSymlink,
+    )
+    .map_err(|errno| Error::io("set the time of", path)(errno.into()))
 }
