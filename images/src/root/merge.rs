@@ -4,9 +4,12 @@
 //! a character device 0/0 stands for something that was removed, and a folder with the attribute `opaque` hides what is
 //! below it.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::time::TimeSpec;
 use rayon::prelude::*;
@@ -60,12 +63,12 @@ impl MergeInput {
 
 /// Makes the tree, which is not there yet.
 pub(crate) fn merge(input: MergeInput) -> Result<()> {
-    let place = match input.copy {
-        true => copy,
-        false => link,
-    };
+    let copies = Copies::default();
     for layer in &input.layers {
-        apply(layer, &input.tree, place)?;
+        match input.copy {
+            true => apply(layer, &input.tree, &|from, to| copies.copy(from, to))?,
+            false => apply(layer, &input.tree, &link)?,
+        }
     }
     Ok(())
 }
@@ -75,8 +78,11 @@ pub(super) fn is_removed(metadata: &fs::Metadata) -> bool {
     metadata.file_type().is_char_device() && metadata.rdev() == 0
 }
 
+/// Puts a file or link where there is none.
+type Place<'a> = &'a (dyn Fn(&Path, &Path) -> Result<()> + Sync);
+
 /// Puts a folder over another one, which is made when there is none.
-fn apply(source: &Path, target: &Path, place: fn(&Path, &Path) -> Result<()>) -> Result<()> {
+fn apply(source: &Path, target: &Path, place: Place) -> Result<()> {
     let metadata = look(source)?;
     let is_opaque =
         xattr::get(source, OPAQUE.0).is_ok_and(|value| value.as_deref() == Some(OPAQUE.1));
@@ -120,7 +126,31 @@ fn link(from: &Path, to: &Path) -> Result<()> {
     fs::hard_link(from, to).map_err(Error::io("link to", to))
 }
 
-/// A copy with owner, mode and time. Packages have no devices, and hard links become files of their own.
+/// Where the files are that have been copied, by device and inode: several names of one file are that again.
+#[derive(Debug, Default)]
+struct Copies(Mutex<BTreeMap<(u64, u64), PathBuf>>);
+
+impl Copies {
+    fn copy(&self, from: &Path, to: &Path) -> Result<()> {
+        let metadata = look(from)?;
+        if !metadata.is_file() || metadata.nlink() == 1 {
+            return copy(from, to);
+        }
+        // Held until the copy is whole.
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.entry((metadata.dev(), metadata.ino())) {
+            // What an upper layer has replaced is there no more.
+            Entry::Occupied(first) if first.get().exists() => link(first.get(), to),
+            entry => {
+                copy(from, to)?;
+                entry.insert_entry(to.to_owned());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A copy with owner, mode and time. Packages have no devices.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let metadata = look(from)?;
     if metadata.is_symlink() {
@@ -217,6 +247,7 @@ mod tests {
                 ("f/x", "z"),
             ],
         );
+        fs::hard_link(lower.join("kept"), lower.join("e/same")).unwrap();
         let upper = folder(
             &work.join("upper"),
             &[("a", "new"), ("d/g", "g"), ("e/h", "h"), ("f", "file")],
@@ -242,6 +273,7 @@ mod tests {
             assert_eq!(tree.join("d/below").exists(), !hides);
             assert_eq!(xattr::list(tree.join("e/h")).unwrap().count(), 0);
             let inode = |path: &Path| path.symlink_metadata().unwrap().ino();
+            assert_eq!(inode(&tree.join("kept")), inode(&tree.join("e/same")));
             assert_eq!(
                 inode(&tree.join("kept")) == inode(&lower.join("kept")),
                 !copy
