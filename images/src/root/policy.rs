@@ -24,9 +24,12 @@ pub(super) const STAND_INS: [(&str, &str); 6] = [
 
 const NOTHING: &str = "#!/bin/sh\nexit 0\n";
 
-/// Only the call of the trigger comes without `--hooksdir`.
+/// Only the call of the trigger comes without `--hooksdir`. A program of the recipe's that comes before the package's own in
+/// `PATH` is called as ever.
 const TRIGGERED: &str = r#"#!/bin/sh
-[ "${1:-}" = --hooksdir ] || exec /usr/sbin/update-ca-certificates "$@"
+PATH=${PATH#*:}
+own=$(command -v update-ca-certificates)
+[ "${1:-}" = --hooksdir ] && [ "$own" = /usr/sbin/update-ca-certificates ] || exec "$own" "$@"
 "#;
 
 /// Leaves a note, and takes it away when the real program has succeeded. One lock is held until then, by as many jobs
