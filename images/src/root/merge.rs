@@ -5,7 +5,6 @@
 //! below it.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown};
 use std::path::{Path, PathBuf};
@@ -138,12 +137,12 @@ impl Copies {
         }
         // Held until the copy is whole.
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.entry((metadata.dev(), metadata.ino())) {
-            // What an upper layer has replaced is there no more.
-            Entry::Occupied(first) if first.get().exists() => link(first.get(), to),
-            entry => {
+        let inode = (metadata.dev(), metadata.ino());
+        match known.get(&inode) {
+            Some(first) => link(first, to),
+            None => {
                 copy(from, to)?;
-                entry.insert_entry(to.to_owned());
+                known.insert(inode, to.to_owned());
                 Ok(())
             }
         }

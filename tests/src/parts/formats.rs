@@ -137,15 +137,18 @@ fn bounded(world: &World, cache: &Path) -> Result<()> {
             .and_then(|entry| entry["count"].as_u64())
             .context("count")
     };
-    // Of two recipes that differ by a file: a base, and root and /var of each.
-    let (roots, parts) = (count("root")?, count("part")?);
-    ensure!(roots == 2 && parts == 5, "{roots} roots, {parts} parts");
+    // Of two recipes that differ by a file: two layers and a base, and root and /var of each. A third layer is not packed.
+    let (roots, layers, parts) = (count("root")?, count("layer")?, count("part")?);
+    ensure!(
+        roots == 2 && layers == 3 && parts == 7,
+        "{roots} roots, {layers} layers, {parts} parts"
+    );
     let would = run(&["cache", "gc", "--keep", "1M", "--dry-run", "--json"])?;
     ensure!(count("root")? == 2, "a dry run removed something");
     let gone = run(&["cache", "gc", "--keep", "1M", "--json"])?;
     ensure!(gone["removed"] == would["removed"], "{gone:#}");
     ensure!(
-        count("root")? + count("part")? + count("base")? == 0,
+        count("root")? + count("part")? + count("base")? + count("layer")? == 0,
         "left"
     );
     Ok(())
