@@ -297,7 +297,7 @@ mod tests {
         let input =
             |layers: &[Layer], tree: &Path| ChangesInput::new(layers.to_vec(), tree.to_owned());
         let below = layer(&lowest, &[]);
-        let changed = changed(input(&[below.clone()], &upper)).unwrap();
+        let changed = changed(input(std::slice::from_ref(&below), &upper)).unwrap();
         assert_eq!(changed, list(&["usr/b", "usr/c"]));
         let both = [below.clone(), layer(&upper, &["usr/b", "usr/c"])];
         let found = changes(input(&both, &tree)).unwrap();
@@ -305,7 +305,7 @@ mod tests {
             (found.layers, found.tree),
             (2, list(&["boot", "etc", "etc/x", "usr/c", "var"]))
         );
-        let found = changes(input(&[below], &tree)).unwrap();
+        let found = changes(input(std::slice::from_ref(&below), &tree)).unwrap();
         let expected = list(&["boot", "etc", "etc/x", "usr/b", "usr/c", "var"]);
         assert_eq!((found.layers, found.tree), (1, expected));
         put(upper.join("usr/gone"), "gone");
