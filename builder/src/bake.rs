@@ -12,7 +12,7 @@ use images::elsewhere::{Cache, Wanted};
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
 use images::progress::Progress;
-use images::root::{self, RootInput, RootTree};
+use images::root::{self, RootTree};
 use images::secure_boot::signer::Signer;
 use images::tools::ToolsTree;
 use offline_repo::lock::Lock;
@@ -27,6 +27,7 @@ use crate::interrupt;
 use crate::machine_programs::MachinePrograms;
 use crate::recipe::{ImageFormat, Recipe};
 use crate::session::{Done, Session, Stage};
+use crate::shared_cache::SharedCache;
 use crate::stages;
 use crate::upgrade::Writer;
 use rooted::{Rooted, root_tree};
@@ -77,6 +78,17 @@ pub fn open(path: &Path, recipe: &Recipe) -> Result<Source> {
     Ok(Source { repository, lock })
 }
 
+/// Looks for results in the shared cache that the user named, if any.
+fn finder<'a>(
+    shared: Option<&'a SharedCache>,
+    tools: &'a ToolsTree,
+    stage: &'a Stage<'_>,
+) -> impl Fn(Wanted<'_>, &Path) -> bool + Sync + 'a {
+    move |wanted, path| {
+        shared.is_some_and(|shared| shared.find(wanted, path, tools, &|note| stage.note(note)))
+    }
+}
+
 /// Shows the image library's reports as progress of a stage.
 pub fn image_progress<'a>(stage: &'a Stage<'_>) -> impl Fn(Progress) + Sync + 'a {
     move |report| match report {
@@ -103,58 +115,40 @@ pub fn image(
     let programs = MachinePrograms::of(session, recipe.processor()?)?;
     let is_disk = |format: &ImageFormat| *format != ImageFormat::Tar;
     let packed = formats.iter().any(is_disk);
-    let Rooted {
-        source,
-        closure,
-        tree,
-        input: root_input,
-    } = root_tree(session, recipe, repository, tools, &programs, packed)?;
-    let (base, cache) = (tree.base.clone(), session.paths.cache.clone());
-    let settling = std::thread::spawn(move || base.map(|base| root::settle(&base, &cache)));
+    let rooted = root_tree(session, recipe, repository, tools, &programs, packed)?;
+    let settling = rooted.settle(session);
     interrupt::clean_on_interrupt(out);
-    let mut baked = Baked {
-        artifacts: Vec::new(),
-        source,
-        closure,
-        manifest: None,
-    };
+    let mut artifacts = Vec::new();
     if formats.contains(&ImageFormat::Tar) {
-        baked
-            .artifacts
-            .push(("image-tar".into(), tar(session, recipe, &tree, tools, out)?));
+        let path = tar(session, recipe, &rooted.tree, tools, out)?;
+        artifacts.push(("image-tar".into(), path));
     }
-    let upgrade = formats.contains(&ImageFormat::Upgrade);
-    let disks: Vec<Format> = formats
-        .iter()
-        .filter_map(|format| disk_format(*format))
-        .collect();
-    if upgrade || !disks.is_empty() {
-        let mut input = disk_input(
-            recipe,
-            &baked.source,
-            &baked.closure,
-            &tree,
-            &programs,
-            disks,
-        )?;
+    let mut manifest = None;
+    if packed {
+        let formats_of_disks = formats.iter().copied().filter_map(disk_format).collect();
+        let mut input = disk_input(recipe, &rooted, &programs, formats_of_disks)?;
         input.secure_boot = secure_boot;
-        let upgrade = match upgrade {
-            true => Some(Writer::new(session, recipe, &baked.source)?),
+        let upgrade = match formats.contains(&ImageFormat::Upgrade) {
+            true => Some(Writer::new(session, recipe, &rooted.source)?),
             false => None,
         };
         let disks = Disks {
             input: &input,
-            root: &root_input,
+            rooted: &rooted,
             upgrade: upgrade.as_ref(),
             tools,
             out,
         };
-        disk_images(session, &disks, &mut baked)?;
+        manifest = Some(disk_images(session, &disks, &mut artifacts)?);
     }
-    if let Ok(Some(settled)) = settling.join() {
-        settled?;
-    }
-    Ok(baked)
+    // A thread that panicked has told so; the base is then trusted until the next boot only.
+    settling.join().unwrap_or(Ok(()))?;
+    Ok(Baked {
+        artifacts,
+        source: rooted.source,
+        closure: rooted.closure,
+        manifest,
+    })
 }
 
 /// The tree that becomes the root of every image of a recipe.
@@ -187,12 +181,16 @@ fn disk_format(format: ImageFormat) -> Option<Format> {
 
 fn disk_input(
     recipe: &Recipe,
-    source: &Source,
-    closure: &[ClosurePackage],
-    tree: &RootTree,
+    rooted: &Rooted,
     programs: &MachinePrograms,
     formats: Vec<Format>,
 ) -> Result<DiskInput> {
+    let Rooted {
+        source,
+        closure,
+        tree,
+        ..
+    } = rooted;
     let repository = recipe.embed.then(|| disk::Repository {
         path: source.repository.path().to_owned(),
         digest: source.repository.manifest().to_string(),
@@ -269,7 +267,7 @@ fn certificate_digest(signer: &Signer) -> String {
 /// What disk images are made of, and with.
 struct Disks<'a> {
     input: &'a DiskInput,
-    root: &'a RootInput,
+    rooted: &'a Rooted,
     upgrade: Option<&'a Writer>,
     tools: &'a ToolsTree,
     out: &'a Path,
@@ -278,10 +276,7 @@ struct Disks<'a> {
 impl Disks<'_> {
     fn build(&self, session: &Session, stage: &Stage<'_>) -> Result<Vec<Artifact>> {
         let (write, shared) = (self.upgrade.map(Writer::sink), session.shared()?);
-        let find = |wanted: Wanted<'_>, path: &Path| {
-            let tell = |note| stage.note(note);
-            shared.is_some_and(|shared| shared.find(wanted, path, self.tools, &tell))
-        };
+        let find = finder(shared, self.tools, stage);
         let folder = session.paths.cache.as_path();
         let cache = Cache {
             folder,
@@ -294,7 +289,7 @@ impl Disks<'_> {
         };
         let made = match build() {
             Err(images::error::Error::LayerGone { .. }) => {
-                root::remake_layers(self.root, folder, progress)?;
+                root::remake_layers(&self.rooted.input, folder, progress)?;
                 build()?
             }
             other => other?,
@@ -303,8 +298,12 @@ impl Disks<'_> {
     }
 }
 
-/// Writes the images, unless `out` holds those of the same inputs, intact.
-fn disk_images(session: &Session, disks: &Disks, baked: &mut Baked) -> Result<()> {
+/// Writes the images, unless `out` holds those of the same inputs, intact. Their manifest's path.
+fn disk_images(
+    session: &Session,
+    disks: &Disks,
+    made: &mut Vec<(String, PathBuf)>,
+) -> Result<PathBuf> {
     let Disks { input, out, .. } = *disks;
     let manifest = out.join(format!("{}.manifest.json", input.name));
     let stamp = out.join(format!("{}.inputs", input.name));
@@ -334,13 +333,15 @@ fn disk_images(session: &Session, disks: &Disks, baked: &mut Baked) -> Result<()
             out.join(path.file_name().unwrap_or_default()),
         );
         session.add_artifact(&kind, &path, &sha256, size);
-        baked.artifacts.push((kind, path));
+        made.push((kind, path));
     }
     session.add_file("manifest", &manifest)?;
-    beside::write(session, &manifest, &baked.source, &baked.closure)?;
+    let Rooted {
+        source, closure, ..
+    } = disks.rooted;
+    beside::write(session, &manifest, source, closure)?;
     write_file(&stamp, format!("{inputs}\n").as_bytes(), 0o644)?;
-    baked.manifest = Some(manifest);
-    Ok(())
+    Ok(manifest)
 }
 
 /// Whether an artefact is there with its size. Reading gigabytes for their digest is `farrow image verify`'s business;

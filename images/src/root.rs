@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use changes::Changes;
-pub(crate) use changes::{OF_THE_BUILD, PACKED, changed, changes};
+pub(crate) use changes::{OF_THE_BUILD, PACKED, changed, changes, is_elsewhere};
 pub(crate) use finish::{CompleteInput, FinishInput, SealInput, complete, finish, seal};
 pub use input::{Content, FileEntry, Package, RootInput, Script, SystemUser};
 pub use layers::{Layer, LayerFn};
@@ -94,6 +94,7 @@ pub fn build<'a>(
 ) -> Result<RootTree> {
     let cache: Cache = cache.into();
     let digest = input.digest();
+    store::open(cache.folder, layers::KIND)?.forget_untrusted()?;
     // The base first, also when the tree is there: its file system is packed from it.
     let (base, facts) = build_base(input, &cache, progress, made)?;
     let cache = cache.folder;
@@ -185,8 +186,7 @@ fn build_base(
     let kernel: Option<Kernel> = stage(progress, "root/finish", || {
         sandbox::call("finish-root", &finished, &|_, _| ())
     })?;
-    // The last one is not packed by itself, unless it is all that there is above the lowest.
-    let packed = &layers[..layers.len().saturating_sub(1).max(2)];
+    let packed = &layers[..layers::packed(layers.len())];
     let changes: Changes = stage(progress, "root/changes", || {
         let input = ChangesInput::new(packed.to_vec(), tree);
         sandbox::call("changes-of-tree", &input, &|_, _| ())

@@ -19,6 +19,7 @@ mod groups;
 mod ids;
 mod join;
 mod mounts;
+mod root;
 mod verbs;
 
 use std::os::fd::{FromRawFd, RawFd};
@@ -30,6 +31,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use join::spawn_in;
+pub use root::{Layers, Root};
 
 use crate::emulation::Emulator;
 use crate::error::{Error, Result};
@@ -71,26 +73,11 @@ pub struct Bind {
     pub read_only: bool,
 }
 
-/// Trees seen as one: what is written goes to the uppermost (overlayfs, Documentation/filesystems/overlayfs.rst).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Layers {
-    /// Trees that are only read, the uppermost first.
-    pub lower: Vec<PathBuf>,
-    /// The folder that gets what is written, and marks of what is removed.
-    pub upper: PathBuf,
-    /// An empty folder beside it, for the kernel.
-    pub work: PathBuf,
-}
-
 /// How to run a program: the tree, what is visible in it, and with which ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sandbox {
-    /// The tree that becomes `/`; the lowest one where it has layers.
-    pub root: PathBuf,
-    /// Layers instead of the tree alone.
-    pub layers: Option<Layers>,
-    /// Whether the tree is protected from writes (mount points for [`Bind`]s are then made on a tmpfs above it).
-    pub root_read_only: bool,
+    /// What becomes `/`.
+    pub root: Root,
     /// Paths of the host that are visible inside.
     pub binds: Vec<Bind>,
     /// What network is visible.
@@ -124,9 +111,7 @@ impl Sandbox {
             ("TZ", "UTC"),
         ];
         Self {
-            root: root.into(),
-            layers: None,
-            root_read_only: false,
+            root: Root::Writable(root.into()),
             binds: Vec::new(),
             network: Network::None,
             workdir: PathBuf::from("/"),
@@ -142,16 +127,17 @@ impl Sandbox {
 
     /// A sandbox on several trees; see [`Sandbox::new`] for the rest.
     pub fn layered(layers: Layers) -> Self {
-        let lowest = layers.lower.last().unwrap_or(&layers.upper).clone();
         Self {
-            layers: Some(layers),
-            ..Self::new(lowest)
+            root: Root::Layers(layers),
+            ..Self::new("")
         }
     }
 
-    /// Protects the tree from writes.
+    /// Protects the tree from writes. Layers stay as they are: they have a folder for them.
     pub fn read_only(mut self) -> Self {
-        self.root_read_only = true;
+        if let Root::Writable(path) = self.root {
+            self.root = Root::ReadOnly(path);
+        }
         self
     }
 
@@ -260,13 +246,7 @@ impl Sandbox {
     /// The same with paths that mean the same wherever they are looked up from.
     fn canonical(&self) -> Result<Self> {
         let mut sandbox = self.clone();
-        sandbox.root = canonical(&self.root)?;
-        if let Some(layers) = &mut sandbox.layers {
-            let places = layers.lower.iter_mut();
-            for place in places.chain([&mut layers.upper, &mut layers.work]) {
-                *place = canonical(place)?;
-            }
-        }
+        sandbox.root = self.root.canonical()?;
         for bind in &mut sandbox.binds {
             bind.source = canonical(&bind.source)?;
         }

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
-use images::elsewhere::{Cache, Wanted};
+use images::elsewhere::Cache;
 use images::emulation::Emulator;
 use images::pack;
 use images::progress::Progress;
@@ -11,7 +12,7 @@ use images::root::{self, Layer, RootInput, RootTree};
 use images::tools::ToolsTree;
 use offline_repo::repository::ClosurePackage;
 
-use super::{Source, image_progress, open, root_input};
+use super::{Source, finder, image_progress, open, root_input};
 use crate::diagnostic::Result;
 use crate::interrupt;
 use crate::machine_programs::MachinePrograms;
@@ -24,6 +25,14 @@ pub(super) struct Rooted {
     pub(super) closure: Vec<ClosurePackage>,
     pub(super) tree: RootTree,
     pub(super) input: RootInput,
+}
+
+impl Rooted {
+    /// Begins to write the tree's base out, so that the next boot trusts it as well. It ends beside other work.
+    pub(super) fn settle(&self, session: &Session) -> JoinHandle<images::error::Result<()>> {
+        let (base, cache) = (self.tree.base.clone(), session.paths.cache.clone());
+        std::thread::spawn(move || base.map_or(Ok(()), |base| root::settle(&base, &cache)))
+    }
 }
 
 /// The root tree of a recipe. For a disk image, layers are packed as soon as they are there: while packages are
@@ -51,9 +60,7 @@ pub(super) fn root_tree(
             }
             report(event);
         };
-        let find = |wanted: Wanted<'_>, path: &Path| {
-            shared.is_some_and(|shared| shared.find(wanted, path, tools, &|note| stage.note(note)))
-        };
+        let find = finder(shared, tools, stage);
         let cache = Cache {
             folder: &session.paths.cache,
             find: Some(&find),
@@ -85,6 +92,12 @@ pub(super) fn root_tree(
 
 /// Whether a report says that the whole tree was there.
 fn is_reused(event: &Progress) -> bool {
-    let is_root = |stage: &str| stage == "root";
-    matches!(event, Progress::Finished { stage, reused: true, .. } if is_root(stage))
+    matches!(
+        event,
+        Progress::Finished {
+            stage: "root",
+            reused: true,
+            ..
+        }
+    )
 }

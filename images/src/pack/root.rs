@@ -194,11 +194,8 @@ rm added added.tar"#;
 /// The added files that are in the root's file system, and the folders on the way to them, whose times changed.
 fn list(added: &[String]) -> Vec<u8> {
     let mut paths = BTreeSet::new();
-    for path in added.iter().map(Path::new) {
-        let below = |folder: &str| path.starts_with(folder) && path != Path::new(folder);
-        if below("boot") || below("var") {
-            continue;
-        }
+    let here = |path: &&Path| !root::is_elsewhere(path);
+    for path in added.iter().map(Path::new).filter(here) {
         paths.extend(path.ancestors().map(|path| Path::new(".").join(path)));
     }
     let path = |path: PathBuf| [path.as_os_str().as_encoded_bytes(), b"\0"].concat();

@@ -103,7 +103,8 @@ pub(crate) fn changed(input: ChangesInput) -> Result<Vec<String>> {
     Ok(texts(list))
 }
 
-fn is_elsewhere(path: &Path) -> bool {
+/// Whether a path of a tree is not in the root's file system.
+pub(crate) fn is_elsewhere(path: &Path) -> bool {
     ELSEWHERE
         .iter()
         .any(|folder| path.starts_with(folder) && path != Path::new(folder))

@@ -8,6 +8,7 @@
 //! Where overlayfs cannot be mounted (in a container whose own root is one), the upper layers are copies of all that is
 //! below them. That is slower, and the tree is the same.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,8 +58,12 @@ struct Step {
     packages: Range<usize>,
     unpack: bool,
     configure: bool,
-    /// Whether the layer is packed by itself. The uppermost one is small: it is packed with what finishes the tree.
-    packed: bool,
+}
+
+/// How many of so many layers are packed by themselves, from the lowest on. The uppermost one is small and is packed with
+/// what finishes the tree, unless it is that of the packages which others may need.
+pub(super) fn packed(layers: usize) -> usize {
+    layers.saturating_sub(1).max(2)
 }
 
 /// The packages that others may need are unpacked for the lowest layer and configured for the next: the first is packed
@@ -73,7 +78,6 @@ fn steps(parts: &[Vec<Planned>]) -> Vec<Step> {
             packages: packages.clone(),
             unpack,
             configure,
-            packed: index + 1 < parts.len() || index == 0,
         };
         match index {
             0 => steps.extend([step(true, false), step(false, true)]),
@@ -107,6 +111,8 @@ pub(super) fn build(
         store: &store,
         ahead,
         first,
+        packed: packed(steps.len()),
+        copies: OnceCell::new(),
         progress,
     };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -131,7 +137,7 @@ pub(super) fn build(
                 false => maker.upper(&layers, planned, step, digest)?,
             };
             layers.push(layer);
-            if step.packed {
+            if layers.len() <= maker.packed {
                 // Nobody listens any more only when the listener has failed, which is told when it is waited for.
                 let _ = tell.send(layers.clone());
             }
@@ -189,6 +195,10 @@ struct Maker<'a> {
     ahead: &'a Ahead<'a>,
     /// Place of the first package that is unpacked ahead.
     first: usize,
+    /// How many layers are packed by themselves.
+    packed: usize,
+    /// Whether upper layers are copies: known when the first of them is made.
+    copies: OnceCell<bool>,
     progress: ProgressFn<'a>,
 }
 
@@ -225,10 +235,21 @@ impl Maker<'_> {
         digest: &str,
     ) -> Result<Layer> {
         let work = self.store.begin()?;
-        let whole = !can_be_seen_as_one(below, &work)?;
+        let whole = match self.copies.get() {
+            Some(&copies) => copies,
+            None => {
+                let copies = !can_be_seen_as_one(below, &work)?;
+                *self.copies.get_or_init(|| copies)
+            }
+        };
         let sandbox = above(below, &work, whole, self.progress)?;
         self.install(&sandbox, &work, planned, step)?;
-        self.publish(&work, digest, whole, if step.packed { below } else { &[] })
+        let compared = if below.len() < self.packed {
+            below
+        } else {
+            &[]
+        };
+        self.publish(&work, digest, whole, compared)
     }
 
     fn install(
@@ -372,22 +393,16 @@ mod tests {
         let found = steps(&parts);
         let done: Vec<_> = found
             .iter()
-            .map(|step| {
-                (
-                    step.packages.clone(),
-                    step.unpack,
-                    step.configure,
-                    step.packed,
-                )
-            })
+            .map(|step| (step.packages.clone(), step.unpack, step.configure))
             .collect();
         let expected = [
-            (0..3, true, false, true),
-            (0..3, false, true, true),
-            (3..4, true, true, true),
-            (4..5, true, true, false),
+            (0..3, true, false),
+            (0..3, false, true),
+            (3..4, true, true),
+            (4..5, true, true),
         ];
         assert_eq!(done, expected);
         assert_eq!(batches(&parts[0]), [0..2, 2..3]);
+        assert_eq!([2, 3, 4].map(packed), [2, 2, 3]);
     }
 }

@@ -50,7 +50,7 @@ struct Facts {
 pub(super) struct Kept {
     /// What was added to the tree's base; what a layer puts over those below.
     pub(super) added: Vec<String>,
-    /// The layers of a base that are packed by themselves, the lowest first.
+    /// The layers that a base was made from, the lowest first.
     pub(super) layers: Vec<Layer>,
     /// What a base has beyond its layers.
     pub(super) changes: Changes,
@@ -86,18 +86,10 @@ pub(super) fn open(cache: &Path, kind: &str) -> Result<Store> {
 impl Store {
     /// The tree of that digest, if it has been finished, and what is kept about it.
     pub(super) fn find(&self, digest: &str) -> Result<Option<(RootTree, Kept)>> {
+        let Some(Facts { kernel, kept, .. }) = self.trusted(digest) else {
+            return Ok(None);
+        };
         let place = self.folder.join(digest);
-        let facts = place.join(FACTS);
-        let Ok(text) = fs::read_to_string(&facts) else {
-            return Ok(None);
-        };
-        // Facts that cannot be read are those of a tree that was not written out.
-        let Ok(Facts { kernel, boot, kept }) = serde_json::from_str(&text) else {
-            return Ok(None);
-        };
-        if boot.is_some_and(|boot| Some(boot) != boot_id()) {
-            return Ok(None);
-        }
         // The time of last use decides which trees are kept.
         let folder = fs::File::open(&place).map_err(Error::io("open", &place))?;
         folder
@@ -112,9 +104,29 @@ impl Store {
         Ok(Some((tree, kept)))
     }
 
+    /// Removes trees that are not trusted any more. What names a tree by its place, as a base does its layers, then finds a
+    /// whole one there or none.
+    pub(super) fn forget_untrusted(&self) -> Result<()> {
+        for (_, place) in self.list()? {
+            let digest = place.file_name().unwrap_or_default().to_string_lossy();
+            if !digest.starts_with('.') && self.trusted(&digest).is_none() {
+                sandbox::remove_tree(&place)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a tree is trusted after the next boot as well.
     pub(super) fn lasts(&self, digest: &str) -> bool {
         self.facts(digest).is_some_and(|facts| facts.boot.is_none())
+    }
+
+    /// The facts of a tree that was written out, or made since the last boot. Those that cannot be read are of one that was
+    /// neither.
+    fn trusted(&self, digest: &str) -> Option<Facts> {
+        let current = |boot: &String| Some(boot) == boot_id().as_ref();
+        let facts = self.facts(digest)?;
+        facts.boot.as_ref().is_none_or(current).then_some(facts)
     }
 
     fn facts(&self, digest: &str) -> Option<Facts> {

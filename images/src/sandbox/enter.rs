@@ -232,7 +232,7 @@ fn start(sandbox: &Sandbox, argv: &[String]) -> Result<Pid> {
         .spawn()
         .map_err(Error::sandbox(format!(
             "execute {name} in {}",
-            sandbox.root.display()
+            sandbox.root
         )))?;
     Ok(Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX)))
 }

@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{chdir, pivot_root};
 
-use super::{Bind, Ids, Layers, Sandbox, emulation};
+use super::{Bind, Ids, Layers, Root, Sandbox, emulation};
 use crate::error::{Error, Result};
 
 /// Where the host's root and the new root are while mounts are made.
@@ -24,13 +24,10 @@ const OWN: [&str; 5] = ["proc", "dev", "sys", "run", "tmp"];
 /// Builds the mounts and makes them this process's whole view of the file system.
 pub(super) fn enter(sandbox: &Sandbox) -> Result<()> {
     step_aside(Path::new(SPOT))?;
-    let root = on_host(&sandbox.root);
-    if let Some(layers) = &sandbox.layers {
-        overlay(layers, Path::new(NEW))?;
-    } else if sandbox.root_read_only {
-        mount_read_only_root(&root, &sandbox.binds)?;
-    } else {
-        bind(&root, Path::new(NEW), false)?;
+    match &sandbox.root {
+        Root::Writable(path) => bind(&on_host(path), Path::new(NEW), false)?,
+        Root::ReadOnly(path) => mount_read_only_root(&on_host(path), &sandbox.binds)?,
+        Root::Layers(layers) => overlay(layers, Path::new(NEW))?,
     }
     for folder in OWN {
         make_dir(&Path::new(NEW).join(folder))?;
@@ -51,7 +48,7 @@ pub(super) fn enter(sandbox: &Sandbox) -> Result<()> {
         make_target(&source, &target)?;
         bind(&source, &target, bound.read_only)?;
     }
-    if sandbox.root_read_only && sandbox.layers.is_none() {
+    if matches!(sandbox.root, Root::ReadOnly(_)) {
         // Only the tmpfs that holds the mount points: everything below is mounted already.
         remount_read_only(Path::new(NEW))?;
     }
