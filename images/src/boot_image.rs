@@ -8,7 +8,6 @@ use crate::architecture::Architecture;
 use crate::disk::{DiskInput, Parts};
 use crate::error::{Error, Result};
 use crate::grub;
-use crate::initrd;
 use crate::root::{Kernel, RootTree};
 use crate::secure_boot::pe;
 use crate::tools::ToolsTree;
@@ -62,10 +61,11 @@ impl BootFiles {
     }
 }
 
-/// Makes them.
+/// Makes them with that initial file system.
 pub(crate) fn build(
     input: &DiskInput,
     kernel: &Kernel,
+    initrd: Vec<u8>,
     parts: &Parts,
     tools: &ToolsTree,
 ) -> Result<BootFiles> {
@@ -73,7 +73,6 @@ pub(crate) fn build(
     let release = input.root.path.join("usr/lib/os-release");
     let os_release = os_release(&read(&release)?, input);
     let command_line = command_line(input, parts);
-    let initrd = initrd::build(&kernel.modules, &input.init)?;
     let sign = |what: &str, program: Vec<u8>| match &input.secure_boot {
         None => Ok(program),
         Some(signer) => pe::sign(&program, signer).map_err(|reason| Error::SecureBoot {

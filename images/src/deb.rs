@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use extract::Extractor;
+pub(crate) use extract::{Attributes, Extractor, PackedFile, relative};
 
 mod extract;
 mod members;
@@ -37,11 +37,22 @@ pub enum Owners {
     Caller,
 }
 
+/// A file of a package's control archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlMember {
+    /// The bytes.
+    pub content: Vec<u8>,
+    /// Permission bits.
+    pub mode: u32,
+    /// Seconds since 1970.
+    pub modified: u64,
+}
+
 /// Reads the control members of a package: `control`, `md5sums`, `postinst` and so on.
 ///
 /// # Errors
 /// [`Error::Package`] when the file is not a package, [`Error::Io`] when it cannot be read.
-pub fn control_members(package: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn control_members(package: &Path) -> Result<BTreeMap<String, ControlMember>> {
     let mut members = BTreeMap::new();
     with_member(package, "control.tar", CONTROL_LIMIT, |archive| {
         for entry in archive.entries()? {
@@ -52,7 +63,12 @@ pub fn control_members(package: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
             if entry.header().entry_type().is_file() {
                 let mut content = Vec::new();
                 entry.read_to_end(&mut content)?;
-                members.insert(name, content);
+                let member = ControlMember {
+                    content,
+                    mode: entry.header().mode()? & 0o777,
+                    modified: entry.header().mtime()?,
+                };
+                members.insert(name, member);
             }
         }
         Ok(())
@@ -65,10 +81,26 @@ pub fn control_members(package: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 /// # Errors
 /// [`Error::Package`] naming the entry that is refused or could not be written.
 pub fn unpack(package: &Path, target: &Path, owners: Owners) -> Result<()> {
+    for_each_file(package, target, owners, &mut |extractor, file| {
+        extractor.extract(file)
+    })
+}
+
+/// Gives every entry of a package's data archive to `work`, with what writes it, or does not, into the existing folder `target`.
+///
+/// # Errors
+/// As [`unpack`].
+pub(crate) fn for_each_file(
+    package: &Path,
+    target: &Path,
+    owners: Owners,
+    work: &mut dyn FnMut(&mut Extractor, &mut PackedFile) -> io::Result<()>,
+) -> Result<()> {
     let mut extractor = Extractor::new(target, owners).map_err(Error::io("open", target))?;
     with_member(package, "data.tar", DATA_LIMIT, |archive| {
         for entry in archive.entries()? {
-            extractor.extract(&mut entry?)?;
+            let mut entry = entry?;
+            work(&mut extractor, &mut PackedFile::new(&mut entry, owners)?)?;
         }
         Ok(())
     })

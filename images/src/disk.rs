@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::esp;
 use crate::formats::{self, Format};
 use crate::grub;
+use crate::initrd;
 use crate::manifest::{Artifact, Manifest, Provenance};
 use crate::pack::{self, Context, RootCompression};
 use crate::partitions::{self, Guid, Layout, Role, Wish};
@@ -131,9 +132,13 @@ pub fn build<'a>(
         progress,
     };
     let kernel = boot_image::find_kernel(&input.root)?;
-    let parts = Parts::make(input, &context)?;
+    let (parts, initrd) = rayon::join(
+        || Parts::make(input, &context),
+        || initrd::build(&kernel.modules, &input.init),
+    );
+    let (parts, initrd) = (parts?, initrd?);
     let root_hash = hex::encode(parts.tree.root_hash);
-    let boot = boot_image::build(input, &kernel, &parts, tools)?;
+    let boot = boot_image::build(input, &kernel, initrd, &parts, tools)?;
     stage(progress, "image/esp", || {
         make_esp(input, &boot, tools, work.path())
     })?;

@@ -19,7 +19,7 @@ use crate::sandbox::Sandbox;
 use crate::tools::ToolsTree;
 use crate::unfinished::Unfinished;
 
-pub use root::{layers, root};
+pub use root::{base, layers, root};
 
 /// The file of a cached part.
 pub const FILE: &str = "part.img";

@@ -1,21 +1,25 @@
 //! Packages → root tree: what the machine will have as `/`, as a folder with the right owners.
 //!
-//! Packages are installed in [layers]: the essential ones are unpacked first (side by side, in Rust), so that a shell and
-//! dpkg are there; then the tree's own dpkg unpacks and configures everything in sandboxes without network. The layers
+//! Packages are installed in [layers]. Those that others may need are unpacked first, [side by side](unpack), so that a shell and
+//! dpkg are there; then the tree's own dpkg unpacks and configures the rest in sandboxes without network. The layers
 //! together are [finished](finish): nothing individual or secret is left, and the same input gives the same bytes.
 
 mod changes;
 mod dpkg;
 mod failure;
+mod filter;
 mod finish;
 mod input;
 mod layers;
+mod maker;
 mod merge;
 mod order;
 mod plain;
 mod policy;
 mod prepare;
+mod record;
 mod store;
+mod unpack;
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +29,7 @@ pub use changes::Changes;
 pub(crate) use changes::{OF_THE_BUILD, PACKED, changed, changes, is_elsewhere};
 pub(crate) use finish::{CompleteInput, FinishInput, SealInput, complete, finish, seal};
 pub use input::{Content, FileEntry, Package, RootInput, Script, SystemUser};
-pub use layers::{Layer, LayerFn};
+pub use layers::{Layer, Made, MadeFn};
 pub(crate) use merge::merge;
 pub(crate) use prepare::{PrepareInput, prepare};
 pub(crate) use store::{FACTS, TREE, kernel_of};
@@ -33,8 +37,8 @@ pub(crate) use store::{FACTS, TREE, kernel_of};
 use changes::ChangesInput;
 use merge::MergeInput;
 use store::Kept;
+use unpack::Unpacked;
 
-use crate::deb::{self, Owners};
 use crate::elsewhere::{Cache, Kind, Wanted};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, ProgressFn, stage};
@@ -81,7 +85,7 @@ pub struct Base {
 
 /// Makes the root tree of `input` below `cache`, or finds it there; its base may also be found elsewhere. Killed at any
 /// moment, it starts anew next time.
-/// `made` gets layers as soon as they have been made, beside the making of the others.
+/// `made` gets layers and the base as soon as they have been made, beside the making of the rest.
 ///
 /// # Errors
 /// [`Error::Package`] for a damaged package, [`Error::Program`] with dpkg's last words when a package cannot be
@@ -90,7 +94,7 @@ pub fn build<'a>(
     input: &RootInput,
     cache: impl Into<Cache<'a>>,
     progress: ProgressFn,
-    made: LayerFn,
+    made: MadeFn,
 ) -> Result<RootTree> {
     let cache: Cache = cache.into();
     let digest = input.digest();
@@ -116,9 +120,15 @@ pub fn build<'a>(
         return Ok(RootTree { base, ..tree });
     }
     let work = roots.begin()?;
-    let added = stage(progress, "root/complete", || {
-        complete_tree(&base, input, &work)
-    })?;
+    let (added, ()) = rayon::join(
+        || {
+            stage(progress, "root/complete", || {
+                complete_tree(&base, input, &work)
+            })
+        },
+        || made(Made::Base(&of_base(Vec::new()))),
+    );
+    let added = added?;
     let kept = Kept {
         added: added.clone(),
         ..Kept::default()
@@ -159,7 +169,7 @@ fn build_base(
     input: &RootInput,
     cache: &Cache,
     progress: ProgressFn,
-    made: LayerFn,
+    made: MadeFn,
 ) -> Result<(RootTree, Kept)> {
     let digest = input.base_digest();
     let bases = store::open(cache.folder, "bases")?;
@@ -269,8 +279,14 @@ fn complete_tree(base: &RootTree, input: &RootInput, work: &Path) -> Result<Vec<
     sandbox::call("complete-root", &complete, &|_, _| ())
 }
 
-/// Makes the tree with what dpkg needs to run in it.
-fn unpack_essential(packages: Vec<PathBuf>, input: &RootInput, tree: &Path) -> Result<()> {
+/// Makes the tree with what dpkg needs to run in it, and with the packages that dpkg need not unpack. Returns the places of those
+/// that it must unpack after all; then the tree is to be made anew.
+fn unpack(
+    packages: Vec<Unpacked>,
+    input: &RootInput,
+    tree: &Path,
+    report: &dyn Fn(u64),
+) -> Result<Vec<usize>> {
     let prepared = PrepareInput {
         tree: tree.to_owned(),
         packages,
@@ -281,14 +297,7 @@ fn unpack_essential(packages: Vec<PathBuf>, input: &RootInput, tree: &Path) -> R
         users: input.users.clone(),
         exclude_documentation: input.exclude_documentation,
     };
-    sandbox::call("prepare-root", &prepared, &|_, _| ())
-}
-
-/// Unpacks the essential packages and writes what must be there before any script runs. Runs with mapped ids.
-fn unpack_tree(tree: &Path, packages: &[PathBuf]) -> Result<()> {
-    std::fs::create_dir_all(tree).map_err(Error::io("create", tree))?;
-    crate::tools::make_base(tree)?;
-    deb::unpack_all(packages, tree, Owners::Package, &|_| ())
+    sandbox::call("prepare-root", &prepared, &|done, _| report(done))
 }
 
 /// Makes `tree` this process's `/`: from then on no link in it leads elsewhere.

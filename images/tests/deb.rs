@@ -130,7 +130,7 @@ fn content_modes_links_and_times_are_kept() {
         );
         assert!(root.join("bin").is_symlink());
         let control = deb::control_members(&package).unwrap();
-        assert_eq!(control["control"], b"Package: x\nEssential: yes\n");
+        assert_eq!(control["control"].content, b"Package: x\nEssential: yes\n");
     }
 }
 

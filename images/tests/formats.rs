@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use images::formats::{Format, Identity, convert, digest};
+use images::pack::RootCompression;
 use images::tools::ToolsTree;
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -21,18 +22,25 @@ fn main() -> ExitCode {
     if tools.is_none() {
         println!("SKIPPED formats: FARROW_TEST_TOOLS names no tools tree");
     }
-    let trials = Format::ALL.into_iter().map(|format| {
+    let packings = [RootCompression::Lz4, RootCompression::Zstd];
+    let all = Format::ALL.into_iter();
+    let all = all.flat_map(|format| packings.map(|packing| (format, packing)));
+    let trials = all.map(|(format, packing)| {
         let (tools, skip) = (tools.clone(), tools.is_none());
-        let name = format!("{}_is_read_back_and_the_same_twice", format.name());
-        let trial = Trial::test(name, move || {
-            round_trip(format, &tools.ok_or("FARROW_TEST_TOOLS is not set")?)
+        let name = format!(
+            "{}_of_{packing:?}_is_read_back_and_the_same_twice",
+            format.name()
+        );
+        let trial = Trial::test(name.to_lowercase(), move || {
+            let tools = tools.ok_or("FARROW_TEST_TOOLS is not set")?;
+            round_trip(format, packing, &tools)
         });
         trial.with_ignored_flag(skip)
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
-fn round_trip(format: Format, tools: &Path) -> Result<(), Failed> {
+fn round_trip(format: Format, packing: RootCompression, tools: &Path) -> Result<(), Failed> {
     let tools = ToolsTree {
         root: tools.to_owned(),
         digest: "test".to_owned(),
@@ -42,7 +50,7 @@ fn round_trip(format: Format, tools: &Path) -> Result<(), Failed> {
     for folder in &folders {
         let raw = folder.path().join("disk.raw");
         make_disk(&raw)?;
-        let made = convert(format, &raw, &identity(), &tools).map_err(|e| e.to_string())?;
+        let made = convert(format, &raw, &identity(packing), &tools).map_err(|e| e.to_string())?;
         digests.push(digest(&made).map_err(|e| e.to_string())?);
     }
     if digests[0] != digests[1] {
@@ -51,12 +59,13 @@ fn round_trip(format: Format, tools: &Path) -> Result<(), Failed> {
     read_back(format, folders[0].path(), &tools)
 }
 
-fn identity() -> Identity {
+fn identity(packing: RootCompression) -> Identity {
     Identity {
         name: "sample".to_owned(),
         version: "1.0".to_owned(),
         seed: [7; 32],
         epoch: 1_795_000_000,
+        root_compression: packing,
     }
 }
 

@@ -8,7 +8,7 @@ use images::elsewhere::Cache;
 use images::emulation::Emulator;
 use images::pack;
 use images::progress::Progress;
-use images::root::{self, Layer, RootInput, RootTree};
+use images::root::{self, Made, RootInput, RootTree};
 use images::tools::ToolsTree;
 use offline_repo::repository::ClosurePackage;
 
@@ -35,8 +35,8 @@ impl Rooted {
     }
 }
 
-/// The root tree of a recipe. For a disk image, layers are packed as soon as they are there: while packages are
-/// configured, all processors but one have nothing to do.
+/// The root tree of a recipe. For a disk image, layers and the tree of all packages are packed as soon as they are there: while
+/// packages are configured, all processors but one have nothing to do.
 pub(super) fn root_tree(
     session: &Session,
     recipe: &Recipe,
@@ -72,9 +72,12 @@ pub(super) fn root_tree(
             progress: &watch,
         };
         let compression = recipe.image.root_compression.unwrap_or_default();
-        let made = |layers: &[Layer]| {
+        let made = |made: Made| {
             // What went wrong here goes wrong again, and is told, when the image is made.
-            let _ = packed.then(|| pack::layers(&context, layers, compression));
+            let _ = packed.then(|| match made {
+                Made::Layers(layers) => pack::layers(&context, layers, compression),
+                Made::Base(base) => pack::base(&context, base, compression),
+            });
         };
         let tree = root::build(&input, cache, &watch, &made)?;
         Ok(Done {

@@ -1,7 +1,8 @@
 //! Writes the entries of one tar archive below one folder, and nowhere else.
 
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -18,18 +19,74 @@ use tar::{Entry, EntryType};
 use super::Owners;
 
 /// Unpacks below `root`; remembers the folder it wrote to last, because archives are sorted by folder.
-pub(super) struct Extractor {
+pub(crate) struct Extractor {
     root: OwnedFd,
     owners: Owners,
     folder: Option<(PathBuf, OwnedFd)>,
+    /// What is copied at a time.
+    piece: Vec<u8>,
+}
+
+/// Bytes that are copied at a time.
+const PIECE: usize = 1 << 18;
+
+/// One entry of a data archive.
+pub(crate) struct PackedFile<'a> {
+    /// Where it belongs, below the root.
+    pub(crate) path: PathBuf,
+    pub(crate) kind: EntryType,
+    pub(crate) attributes: Attributes,
+    /// What it leads to, of a link.
+    pub(crate) link: Option<PathBuf>,
+    content: &'a mut dyn Read,
+}
+
+impl<'a> PackedFile<'a> {
+    pub(super) fn new<R: Read>(entry: &'a mut Entry<R>, owners: Owners) -> io::Result<Self> {
+        let link = entry.link_name_bytes();
+        Ok(Self {
+            path: relative(&entry.path_bytes())?,
+            kind: entry.header().entry_type(),
+            attributes: Attributes::of(entry, owners)?,
+            link: link.map(|link| PathBuf::from(OsStr::from_bytes(&link))),
+            content: entry,
+        })
+    }
+
+    /// The same with another content.
+    pub(crate) fn with_content<'b>(&self, content: &'b mut dyn Read) -> PackedFile<'b> {
+        PackedFile {
+            path: self.path.clone(),
+            kind: self.kind,
+            attributes: self.attributes,
+            link: self.link.clone(),
+            content,
+        }
+    }
+
+    /// The content, if it is not larger than `limit` bytes.
+    pub(crate) fn read(&mut self, limit: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.content.take(limit + 1).read_to_end(&mut bytes)?;
+        match bytes.len() as u64 > limit {
+            true => Err(io::Error::other("unpacks to too much")),
+            false => Ok(bytes),
+        }
+    }
+
+    fn link(&self) -> io::Result<&Path> {
+        let link = self.link.as_deref();
+        link.ok_or_else(|| io::Error::other("refused: link without a target"))
+    }
 }
 
 /// What every entry says about itself besides its content.
-struct Attributes {
-    uid: Uid,
-    gid: Gid,
-    mode: u32,
-    modified: TimeSpec,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) uid: Uid,
+    pub(crate) gid: Gid,
+    pub(crate) mode: u32,
+    pub(crate) modified: TimeSpec,
 }
 
 impl Extractor {
@@ -38,43 +95,40 @@ impl Extractor {
             root: File::open(root)?.into(),
             owners,
             folder: None,
+            piece: vec![0; PIECE],
         })
     }
 
     /// Writes one entry.
-    pub(super) fn extract(&mut self, entry: &mut Entry<impl Read>) -> io::Result<()> {
-        let name = entry.path_bytes().into_owned();
-        let path = relative(&name)?;
-        let kind = entry.header().entry_type();
-        let attributes = Attributes::of(entry, self.owners)?;
+    pub(crate) fn extract(&mut self, file: &mut PackedFile) -> io::Result<()> {
+        let path = file.path.clone();
+        self.extract_as(file, &path).map(drop)
+    }
+
+    /// Writes one entry to another path below the root, and returns whether it was not there: a folder may be.
+    pub(crate) fn extract_as(&mut self, file: &mut PackedFile, path: &Path) -> io::Result<bool> {
         let result = match (path.parent(), path.file_name()) {
-            (Some(parent), Some(file)) => {
-                let (parent, file) = (parent.to_owned(), Path::new(file).to_owned());
-                self.write(entry, kind, &parent, &file, &attributes)
-            }
+            (Some(parent), Some(name)) => self.write(file, parent, Path::new(name)),
             // The root folder itself: its mode is the tree maker's business.
-            _ => Ok(()),
+            _ => Ok(false),
         };
         result.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     }
 
-    fn write(
-        &mut self,
-        entry: &mut Entry<impl Read>,
-        kind: EntryType,
-        parent: &Path,
-        file: &Path,
-        attributes: &Attributes,
-    ) -> io::Result<()> {
-        match kind {
-            EntryType::Directory => self.make_folder(parent, file, attributes),
+    fn write(&mut self, file: &mut PackedFile, parent: &Path, name: &Path) -> io::Result<bool> {
+        let attributes = file.attributes;
+        match file.kind {
+            EntryType::Directory => return self.make_folder(parent, name, &attributes),
             EntryType::Regular | EntryType::Continuous => {
-                self.write_file(entry, parent, file, attributes)
+                self.write_file(file.content, parent, name, &attributes)?;
             }
-            EntryType::Symlink => self.make_symlink(&link_name(entry)?, parent, file, attributes),
-            EntryType::Link => self.make_hard_link(&link_name(entry)?, parent, file),
-            other => Err(io::Error::other(format!("refused: entry type {other:?}"))),
+            EntryType::Symlink => self.make_symlink(file.link()?, parent, name, &attributes)?,
+            EntryType::Link => self.make_hard_link(file.link()?, parent, name)?,
+            other => {
+                return Err(io::Error::other(format!("refused: entry type {other:?}")));
+            }
         }
+        Ok(true)
     }
 
     fn make_folder(
@@ -82,7 +136,7 @@ impl Extractor {
         parent: &Path,
         name: &Path,
         attributes: &Attributes,
-    ) -> io::Result<()> {
+    ) -> io::Result<bool> {
         let owners = self.owners;
         let folder = self.open(parent)?;
         match mkdirat(folder, name, Mode::from_bits_truncate(0o755)) {
@@ -95,17 +149,20 @@ impl Extractor {
                     mode,
                     nix::sys::stat::FchmodatFlags::FollowSymlink,
                 )?;
-                Ok(())
+                // It stays that of a folder to which nothing is added.
+                let time = &attributes.modified;
+                utimensat(folder, name, time, time, UtimensatFlags::NoFollowSymlink)?;
+                Ok(true)
             }
             // A folder that exists, also behind a link such as /bin, stays as it is; opening proves that it is one.
-            Err(Errno::EEXIST) => self.open(&parent.join(name)).map(drop),
+            Err(Errno::EEXIST) => self.open(&parent.join(name)).map(|_| false),
             Err(errno) => Err(errno.into()),
         }
     }
 
     fn write_file(
         &mut self,
-        entry: &mut Entry<impl Read>,
+        content: &mut dyn Read,
         parent: &Path,
         name: &Path,
         attributes: &Attributes,
@@ -120,7 +177,13 @@ impl Extractor {
             flags,
             Mode::from_bits_truncate(0o600),
         )?);
-        io::copy(entry, &mut file)?;
+        loop {
+            match content.read(&mut self.piece)? {
+                0 => break,
+                count => file.write_all(&self.piece[..count])?,
+            }
+        }
+        let (_, folder) = self.folder.as_ref().ok_or(io::ErrorKind::NotFound)?;
         // The owner first: changing it clears the set-id bits.
         attributes.own(folder, name, owners)?;
         fchmod(&file, Mode::from_bits_truncate(attributes.mode))?;
@@ -218,17 +281,10 @@ impl Attributes {
     }
 }
 
-fn link_name(entry: &Entry<impl Read>) -> io::Result<PathBuf> {
-    let name = entry
-        .link_name_bytes()
-        .ok_or_else(|| io::Error::other("refused: link without a target"))?;
-    Ok(PathBuf::from(std::ffi::OsStr::from_bytes(&name)))
-}
-
 /// A name of the archive without its leading `./`, if it stays below the root by itself.
-fn relative(name: &[u8]) -> io::Result<PathBuf> {
+pub(crate) fn relative(name: &[u8]) -> io::Result<PathBuf> {
     let mut path = PathBuf::new();
-    for part in Path::new(std::ffi::OsStr::from_bytes(name)).components() {
+    for part in Path::new(OsStr::from_bytes(name)).components() {
         match part {
             Component::CurDir => {}
             Component::Normal(part) => path.push(part),

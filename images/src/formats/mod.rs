@@ -22,6 +22,7 @@ use self::sparse::Disk;
 use crate::disk::DiskInput;
 use crate::error::{Error, Result};
 use crate::manifest::Artifact;
+use crate::pack::RootCompression;
 use crate::progress::{ProgressFn, stage};
 use crate::tools::ToolsTree;
 
@@ -108,6 +109,8 @@ pub struct Identity {
     pub seed: [u8; 32],
     /// Time in headers, seconds since 1970.
     pub epoch: u64,
+    /// How its root is packed.
+    pub root_compression: RootCompression,
 }
 
 /// Makes the wanted formats of a raw disk in `out`; the raw file is moved or left.
@@ -123,6 +126,7 @@ pub(crate) fn make(
         version: input.version.clone(),
         seed: input.seed,
         epoch: input.epoch,
+        root_compression: input.root_compression,
     };
     let (raw_wanted, others): (Vec<Format>, Vec<Format>) = input
         .formats
@@ -194,7 +198,14 @@ pub fn convert(
     match format {
         Format::Raw => return Ok(raw.to_owned()),
         Format::Qcow2 => plain_qcow2(raw, &path, tools)?,
-        Format::Qcow2Compressed => qcow2::write(&disk()?, &path)?,
+        Format::Qcow2Compressed => {
+            // Who has the root packed well wants a small file, and has slow reads anyway.
+            let bits = match identity.root_compression {
+                RootCompression::Lz4 => qcow2::CLUSTER_BITS,
+                RootCompression::Zstd => qcow2::LARGE_CLUSTER_BITS,
+            };
+            qcow2::write(&disk()?, &path, bits)?
+        }
         Format::Vmdk => vmdk::write(&disk()?, &vmdk_name(identity), &path)?,
         Format::Vhd => vhd::write(&disk()?, identity, &path)?,
         Format::Gce => gce::write(&disk()?, identity, &path)?,
@@ -309,6 +320,7 @@ pub(crate) mod tests {
             version: "1.0".to_owned(),
             seed: [7; 32],
             epoch: 1_795_000_000,
+            root_compression: RootCompression::default(),
         }
     }
 

@@ -58,6 +58,18 @@ pub fn layers(context: &Context, layers: &[Layer], compression: RootCompression)
     packer.layers(layers).map(drop)
 }
 
+/// Packs the base of a root tree over its layers, for [`root`] to find it.
+///
+/// # Errors
+/// As [`root`].
+pub fn base(context: &Context, base: &Base, compression: RootCompression) -> Result<()> {
+    let packer = Packer {
+        context,
+        compression,
+    };
+    packer.base(base).map(drop)
+}
+
 /// Packs root file systems in one way.
 struct Packer<'a> {
     context: &'a Context<'a>,

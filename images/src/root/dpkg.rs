@@ -9,6 +9,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use super::failure::Failure;
+use super::filter;
 use super::input::RootInput;
 use super::policy;
 use crate::error::{Error, Result};
@@ -33,18 +34,6 @@ const OPTIONS: [&str; 5] = [
     "--force-confold",
     "--force-confdef",
     "--log=/dev/null",
-];
-
-/// Documentation, manual pages and translations; licences stay.
-const EXCLUDES: [&str; 8] = [
-    "--path-exclude=/usr/share/doc/*",
-    "--path-include=/usr/share/doc/*/copyright",
-    "--path-exclude=/usr/share/man/*",
-    "--path-exclude=/usr/share/info/*",
-    "--path-exclude=/usr/share/lintian/*",
-    "--path-exclude=/usr/share/locale/*",
-    "--path-include=/usr/share/locale/locale.alias",
-    "--path-exclude=/usr/share/help/*",
 ];
 
 /// dpkg of one tree.
@@ -79,7 +68,7 @@ impl<'a> Dpkg<'a> {
         });
         let mut argv: Vec<String> = OPTIONS.iter().map(|&word| word.to_owned()).collect();
         if self.input.exclude_documentation {
-            argv.extend(EXCLUDES.map(str::to_owned));
+            argv.extend(filter::DOCUMENTATION.map(str::to_owned));
         }
         argv.extend(["--force-depends".to_owned(), "--unpack".to_owned()]);
         Unpacking {

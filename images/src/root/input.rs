@@ -8,10 +8,11 @@ use sha2::{Digest, Sha256};
 use crate::emulation::Emulator;
 
 /// The code that decides what a tree looks like: when it changes, so do the digests of trees.
-const CODE: [&str; 14] = [
+const CODE: [&str; 18] = [
     include_str!("../root.rs"),
     include_str!("changes.rs"),
     include_str!("dpkg.rs"),
+    include_str!("filter.rs"),
     include_str!("finish.rs"),
     include_str!("finish/accounts.rs"),
     include_str!("finish/bytecode.rs"),
@@ -19,10 +20,13 @@ const CODE: [&str; 14] = [
     include_str!("finish/layout.rs"),
     include_str!("finish/times.rs"),
     include_str!("layers.rs"),
+    include_str!("maker.rs"),
     include_str!("merge.rs"),
     include_str!("order.rs"),
     include_str!("policy.rs"),
     include_str!("prepare.rs"),
+    include_str!("record.rs"),
+    include_str!("unpack.rs"),
 ];
 
 /// A package to install.

@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::changes::ChangesInput;
+use super::Base;
 use super::input::{Package, RootInput};
+use super::maker::Maker;
 use super::merge::MergeInput;
 use super::order::{self, Planned};
 use super::plain::Ahead;
 use super::store::{self, Store};
-use super::{SealInput, dpkg, unpack_essential};
 use crate::error::{Error, Result};
 use crate::progress::{ProgressFn, stage};
 use crate::sandbox::{self, Layers, Sandbox};
@@ -29,15 +29,20 @@ use crate::sandbox::{self, Layers, Sandbox};
 /// The folder of the store of layers in the cache.
 pub(super) const KIND: &str = "layers";
 /// The kernel's own folder beside an upper tree.
-const OVERLAY: &str = "overlay";
-/// dpkg is started anew after so many KiB of installed size: what follows is unpacked ahead meanwhile.
-const BATCH: u64 = 96 << 10;
+pub(super) const OVERLAY: &str = "overlay";
 /// When it is set, layers are copies, as on a host without overlayfs.
 const COPIES: &str = "FARROW_NO_OVERLAY";
 
-/// What is told of layers that are packed by themselves, beside the making of the others: those up to the one that was just
-/// made.
-pub type LayerFn<'a> = &'a (dyn Fn(&[Layer]) + Sync);
+/// What can be packed while the rest of a tree is made.
+pub enum Made<'a> {
+    /// Layers up to the one that was just made.
+    Layers(&'a [Layer]),
+    /// The tree that they make.
+    Base(&'a Base),
+}
+
+/// What is told of it.
+pub type MadeFn<'a> = &'a (dyn Fn(Made) + Sync);
 
 /// A layer in the cache. Its files belong to mapped ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +59,9 @@ pub struct Layer {
 
 /// What is done for a layer: packages, by their places in the order in which they are unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Step {
-    packages: Range<usize>,
-    unpack: bool,
+pub(super) struct Step {
+    pub(super) packages: Range<usize>,
+    pub(super) unpack: bool,
     configure: bool,
 }
 
@@ -92,7 +97,7 @@ pub(super) fn build(
     input: &RootInput,
     cache: &Path,
     progress: ProgressFn,
-    made: LayerFn,
+    made: MadeFn,
 ) -> Result<Vec<Layer>> {
     let plan = stage(progress, "root/plan", || order::plan(&input.packages))?;
     let store = store::open(cache, KIND)?;
@@ -102,25 +107,28 @@ pub(super) fn build(
     let digests = digests(input, &packages, &steps);
     let mut layers = find(&store, &digests)?;
     let missing = &steps[layers.len()..];
-    let first = missing.iter().find(|step| step.unpack);
-    let first = first.map_or(packages.len(), |step| step.packages.start);
-    let wanted = packages[first..].iter().map(|planned| &planned.package);
-    let ahead = &Ahead::new(wanted.collect(), cache)?;
+    // Of the lowest layer dpkg unpacks little itself, for which it waits. From then on one processor is its.
+    let by_dpkg = |step: &Step| {
+        let lowest = step.packages.start == 0;
+        let planned = packages[step.packages.clone()].iter();
+        planned.filter(move |planned| !lowest || planned.by_dpkg)
+    };
+    let wanted = missing.iter().filter(|step| step.unpack).flat_map(by_dpkg);
+    let wanted = wanted.map(|planned| &planned.package).collect();
+    let urgent = match missing.first() {
+        Some(step) if layers.is_empty() => by_dpkg(step).count(),
+        _ => usize::MAX,
+    };
+    let ahead = &Ahead::new(wanted, cache)?;
     let maker = Maker {
         input,
         store: &store,
         ahead,
-        first,
         packed: packed(steps.len()),
         copies: OnceCell::new(),
         progress,
     };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    // dpkg begins when the essential packages are there; from then on one processor is its.
-    let urgent = match layers.is_empty() {
-        true => plan.essential().count(),
-        false => packages.len(),
-    };
     std::thread::scope(|scope| {
         scope.spawn(|| ahead.work(usize::MAX));
         for worker in 1..processors {
@@ -128,12 +136,15 @@ pub(super) fn build(
             scope.spawn(move || ahead.work(end));
         }
         let (tell, told) = std::sync::mpsc::channel::<Vec<Layer>>();
-        scope.spawn(move || told.into_iter().for_each(|layers| made(&layers)));
+        scope.spawn(move || {
+            told.into_iter()
+                .for_each(|layers| made(Made::Layers(&layers)))
+        });
         let mut work = missing.iter().zip(&digests[layers.len()..]);
         let result = work.try_for_each(|(step, digest)| {
             let planned = &packages[step.packages.clone()];
             let layer = match layers.is_empty() {
-                true => maker.lowest(&plan, planned, step, digest)?,
+                true => maker.lowest(planned, digest)?,
                 false => maker.upper(&layers, planned, step, digest)?,
             };
             layers.push(layer);
@@ -188,130 +199,6 @@ fn digests(input: &RootInput, packages: &[Planned], steps: &[Step]) -> Vec<Strin
     steps.iter().map(digest).collect()
 }
 
-/// What all layers of a run are made with.
-struct Maker<'a> {
-    input: &'a RootInput,
-    store: &'a Store,
-    ahead: &'a Ahead<'a>,
-    /// Place of the first package that is unpacked ahead.
-    first: usize,
-    /// How many layers are packed by themselves.
-    packed: usize,
-    /// Whether upper layers are copies: known when the first of them is made.
-    copies: OnceCell<bool>,
-    progress: ProgressFn<'a>,
-}
-
-impl Maker<'_> {
-    /// A whole tree with the packages that others may need.
-    fn lowest(
-        &self,
-        plan: &order::Plan,
-        planned: &[Planned],
-        step: &Step,
-        digest: &str,
-    ) -> Result<Layer> {
-        let work = self.store.begin()?;
-        let tree = work.join(store::TREE);
-        stage(self.progress, "root/essential", || {
-            let essential: Vec<PathBuf> = plan
-                .essential()
-                .map(|package| self.ahead.place(package))
-                .collect();
-            // They come first among all that are unpacked ahead.
-            self.ahead.wait(0..essential.len())?;
-            unpack_essential(essential, self.input, &tree)
-        })?;
-        self.install(&Sandbox::new(&tree), &work, planned, step)?;
-        self.publish(&work, digest, true, &[])
-    }
-
-    /// What a step changes in the layers below.
-    fn upper(
-        &self,
-        below: &[Layer],
-        planned: &[Planned],
-        step: &Step,
-        digest: &str,
-    ) -> Result<Layer> {
-        let work = self.store.begin()?;
-        let whole = match self.copies.get() {
-            Some(&copies) => copies,
-            None => {
-                let copies = !can_be_seen_as_one(below, &work)?;
-                *self.copies.get_or_init(|| copies)
-            }
-        };
-        let sandbox = above(below, &work, whole, self.progress)?;
-        self.install(&sandbox, &work, planned, step)?;
-        let compared = if below.len() < self.packed {
-            below
-        } else {
-            &[]
-        };
-        self.publish(&work, digest, whole, compared)
-    }
-
-    fn install(
-        &self,
-        sandbox: &Sandbox,
-        work: &Path,
-        planned: &[Planned],
-        step: &Step,
-    ) -> Result<()> {
-        let dpkg = dpkg::Dpkg::new(sandbox.clone(), self.input, work, self.progress)?;
-        if step.unpack {
-            let mut unpacking = dpkg.unpacking(self.ahead.folder(), planned.len());
-            let start = step.packages.start - self.first;
-            for batch in batches(planned) {
-                let ready = start + batch.start..start + batch.end;
-                self.ahead.wait(ready.clone())?;
-                let names = planned[batch].iter();
-                let names: Vec<String> =
-                    names.map(|planned| Ahead::name(&planned.package)).collect();
-                unpacking.run(&names)?;
-                self.ahead.remove(ready)?;
-            }
-            unpacking.finish();
-        }
-        match step.configure {
-            true => dpkg.configure(planned.len()),
-            false => Ok(()),
-        }
-    }
-
-    fn publish(&self, work: &Path, digest: &str, whole: bool, below: &[Layer]) -> Result<Layer> {
-        let tree = work.join(store::TREE);
-        sandbox::remove_tree(&work.join(OVERLAY))?;
-        let seal = SealInput {
-            tree: tree.clone(),
-            epoch: self.input.epoch,
-        };
-        let changed: Vec<String> = stage(self.progress, "root/seal", || {
-            sandbox::call::<_, ()>("seal-layer", &seal, &|_, _| ())?;
-            match below {
-                [] => Ok(Vec::new()),
-                _ => {
-                    let input = ChangesInput::new(below.to_vec(), tree);
-                    sandbox::call("changes-of-layer", &input, &|_, _| ())
-                }
-            }
-        })?;
-        let kept = store::Kept {
-            whole,
-            added: changed.clone(),
-            ..store::Kept::default()
-        };
-        let tree = self.store.publish(work, digest, None, kept)?;
-        Ok(Layer {
-            path: tree.path,
-            digest: digest.to_owned(),
-            whole,
-            changed,
-        })
-    }
-}
-
 /// A sandbox in which what is written goes to the folder of a tree in `work`, above the layers; or, as a copy, in a whole
 /// tree there.
 pub(super) fn above(
@@ -364,20 +251,6 @@ pub(super) fn can_be_seen_as_one(below: &[Layer], work: &Path) -> Result<bool> {
     Ok(seen.is_ok())
 }
 
-/// Ranges of packages that are unpacked by one start of dpkg.
-fn batches(part: &[Planned]) -> Vec<Range<usize>> {
-    let mut ranges = Vec::new();
-    let (mut start, mut size) = (0, 0);
-    for (index, planned) in part.iter().enumerate() {
-        size += planned.size;
-        if size >= BATCH || index + 1 == part.len() {
-            ranges.push(start..index + 1);
-            (start, size) = (index + 1, 0);
-        }
-    }
-    ranges
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,7 +275,6 @@ mod tests {
             (4..5, true, true),
         ];
         assert_eq!(done, expected);
-        assert_eq!(batches(&parts[0]), [0..2, 2..3]);
         assert_eq!([2, 3, 4].map(packed), [2, 2, 3]);
     }
 }

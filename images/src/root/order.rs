@@ -5,17 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use rayon::prelude::*;
 
 use super::input::Package;
+use super::record;
 use crate::deb;
 use crate::error::{Error, Result};
 
 /// A package that no other one needs is large from this installed size on, in KiB.
 const LARGE: u64 = 8 << 10;
 
-/// Packages in the order in which they are unpacked; the first `essential` of them make a system that dpkg runs in.
+/// Scripts that run when a package is installed, or that decide when it is asked about.
+const SCRIPTS: [&str; 3] = ["preinst", "postinst", "config"];
+
+/// Packages in the order in which they are unpacked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Plan {
     packages: Vec<Planned>,
-    essential: usize,
 }
 
 /// A package, and what its control file says that matters here.
@@ -24,6 +27,10 @@ pub(super) struct Planned {
     pub(super) package: Package,
     /// Installed size, in KiB.
     pub(super) size: u64,
+    /// Whether the tree needs it before dpkg can run.
+    pub(super) essential: bool,
+    /// Whether dpkg itself must unpack it; see [`record::is_plain`].
+    pub(super) by_dpkg: bool,
     /// The layer that it belongs to.
     layer: usize,
 }
@@ -42,26 +49,24 @@ impl Planned {
         Self {
             package,
             size,
+            essential: false,
+            by_dpkg: false,
             layer: 0,
         }
     }
 }
 
 impl Plan {
-    pub(super) fn essential(&self) -> impl Iterator<Item = &Package> {
-        let essential = self.packages[..self.essential].iter();
-        essential.map(|planned| &planned.package)
-    }
-
-    /// The packages in layers, each complete with those below it: what any other package may need; then what none needs,
-    /// the large ones first. So the change of one package leaves as much as possible as it is. Layers without a package
+    /// The packages in layers, each complete with those below it: what any other package may need; then what none needs:
+    /// the large ones, those with scripts, which take time, and the others. So the change of one package leaves as much as
+    /// possible as it is. Layers without a package
     /// are left out.
     pub(super) fn layers(&self) -> Vec<Vec<Planned>> {
         let layer = |index| {
             let of_layer = self.packages.iter().filter(|p| p.layer == index);
             of_layer.cloned().collect::<Vec<_>>()
         };
-        let layers = [layer(0), layer(1), layer(2)];
+        let layers = [layer(0), layer(1), layer(2), layer(3)];
         layers
             .into_iter()
             .filter(|layer| !layer.is_empty())
@@ -77,6 +82,8 @@ struct Control {
     pre_depends: Vec<Vec<String>>,
     depends: Vec<Vec<String>>,
     installed_size: u64,
+    plain: bool,
+    scripted: bool,
 }
 
 /// Reads the packages' control files and orders them.
@@ -102,24 +109,30 @@ pub(super) fn plan(packages: &[Package]) -> Result<Plan> {
         .map(|package| (package.name.as_str(), package))
         .collect();
     let planned = |(index, name): (usize, &&str)| {
-        let size = named.get(name)?.installed_size;
-        let layer = match index < essential || needed.contains(name) {
-            true => 0,
-            false if size >= LARGE => 1,
-            false => 2,
-        };
+        let control = named.get(name)?;
+        let size = control.installed_size;
+        let needed = index < essential || needed.contains(name);
         let package = (*by_name.get(name)?).clone();
         Some(Planned {
             package,
             size,
-            layer,
+            essential: index < essential,
+            by_dpkg: !control.plain,
+            layer: layer(needed, control),
         })
     };
     let packages = order.iter().enumerate().filter_map(planned).collect();
-    Ok(Plan {
-        packages,
-        essential,
-    })
+    Ok(Plan { packages })
+}
+
+/// The layer of a package that another one may need, or not.
+fn layer(needed: bool, control: &Control) -> usize {
+    match needed {
+        true => 0,
+        false if control.installed_size >= LARGE => 1,
+        false if control.scripted => 2,
+        false => 3,
+    }
 }
 
 /// Names of packages that another one names among its dependencies, or that provide what one names.
@@ -153,7 +166,11 @@ fn read_control(package: &Package) -> Result<Control> {
     let control = members
         .get("control")
         .ok_or_else(|| refuse("has no control file"))?;
-    Ok(parse_control(&String::from_utf8_lossy(control)))
+    Ok(Control {
+        plain: record::is_plain(package, &members),
+        scripted: SCRIPTS.iter().any(|name| members.contains_key(*name)),
+        ..parse_control(&String::from_utf8_lossy(&control.content))
+    })
 }
 
 /// Names in unpacking order, and how many of them are needed for dpkg to run.
@@ -246,7 +263,7 @@ fn parse_control(text: &str) -> Control {
 }
 
 /// Names and values, continuation lines joined.
-fn fields(text: &str) -> Vec<(String, String)> {
+pub(super) fn fields(text: &str) -> Vec<(String, String)> {
     let mut fields: Vec<(String, String)> = Vec::new();
     for line in text.lines() {
         match (
@@ -316,6 +333,19 @@ mod tests {
             .collect();
         let needed: Vec<&str> = needed(&controls).into_iter().collect();
         assert_eq!(needed, ["app", "app-common", "either", "gives", "or"]);
+    }
+
+    #[test]
+    fn what_takes_long_lies_below_what_does_not() {
+        let control = |installed_size, scripted| Control {
+            installed_size,
+            scripted,
+            ..Control::default()
+        };
+        assert_eq!(layer(true, &control(LARGE, true)), 0);
+        assert_eq!(layer(false, &control(LARGE, false)), 1);
+        assert_eq!(layer(false, &control(LARGE - 1, true)), 2);
+        assert_eq!(layer(false, &control(LARGE - 1, false)), 3);
     }
 
     #[test]

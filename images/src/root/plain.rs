@@ -13,6 +13,8 @@ use crate::unfinished::Unfinished;
 /// Packages that are being unpacked, and those that are ready.
 pub(super) struct Ahead<'a> {
     packages: Vec<&'a Package>,
+    /// The place of each among them, by its file's name.
+    places: BTreeMap<String, usize>,
     folder: Unfinished,
     next: AtomicUsize,
     /// Those that are ready, and what went wrong with others.
@@ -23,7 +25,10 @@ pub(super) struct Ahead<'a> {
 impl<'a> Ahead<'a> {
     /// Of packages in the order in which they are wanted, in a folder of `cache`.
     pub(super) fn new(packages: Vec<&'a Package>, cache: &Path) -> Result<Self> {
+        let places = packages.iter().enumerate();
+        let places = places.map(|(place, package)| (Self::name(package), place));
         Ok(Self {
+            places: places.collect(),
             packages,
             folder: Unfinished::begin(cache)?,
             next: AtomicUsize::new(0),
@@ -63,31 +68,28 @@ impl<'a> Ahead<'a> {
         self.next.store(self.packages.len(), Ordering::Relaxed);
     }
 
-    /// Waits until the packages of a range are ready.
-    pub(super) fn wait(&self, range: std::ops::Range<usize>) -> Result<()> {
+    /// Waits until a package is ready; one that is not among them is unpacked now.
+    pub(super) fn wait(&self, package: &Package) -> Result<()> {
+        let Some(place) = self.places.get(&Self::name(package)) else {
+            return plain::write(&package.path, &self.place(package));
+        };
         let mut done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
-        for index in range {
-            loop {
-                match done.get_mut(&index).map(Option::take) {
-                    Some(None) => break,
-                    Some(Some(error)) => return Err(error),
-                    None => {
-                        let wait = self.changed.wait(done);
-                        done = wait.unwrap_or_else(PoisonError::into_inner);
-                    }
+        loop {
+            match done.get_mut(place).map(Option::take) {
+                Some(None) => return Ok(()),
+                Some(Some(error)) => return Err(error),
+                None => {
+                    let wait = self.changed.wait(done);
+                    done = wait.unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
-        Ok(())
     }
 
-    /// Removes the files of a range, which are not needed any more.
-    pub(super) fn remove(&self, range: std::ops::Range<usize>) -> Result<()> {
-        for package in &self.packages[range] {
-            let place = self.place(package);
-            std::fs::remove_file(&place).map_err(Error::io("remove", &place))?;
-        }
-        Ok(())
+    /// Removes a package's file, which is not needed any more.
+    pub(super) fn remove(&self, package: &Package) -> Result<()> {
+        let place = self.place(package);
+        std::fs::remove_file(&place).map_err(Error::io("remove", &place))
     }
 
     /// Where a package's file is, or will be.

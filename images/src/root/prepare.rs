@@ -1,4 +1,4 @@
-//! The tree before dpkg: essential packages, accounts, policy files. Runs in the mapped namespace.
+//! The tree before dpkg: packages, accounts, policy files. Runs in the mapped namespace.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
@@ -6,44 +6,49 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::filter;
 use super::input::{Content, FileEntry, SystemUser};
+use super::unpack::{self, Unpacked};
 use crate::error::{Error, Result};
 
 /// What [`prepare`] is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PrepareInput {
     pub(crate) tree: PathBuf,
-    pub(crate) packages: Vec<PathBuf>,
+    pub(crate) packages: Vec<Unpacked>,
     pub(crate) files: Vec<FileEntry>,
     pub(crate) users: Vec<SystemUser>,
     pub(crate) exclude_documentation: bool,
 }
 
-/// Folders of documentation. dpkg leaves them out by itself; here they come from packages unpacked without it.
-const DOCUMENTATION: [&str; 5] = [
-    "/usr/share/doc",
-    "/usr/share/man",
-    "/usr/share/info",
-    "/usr/share/locale",
-    "/usr/share/lintian",
-];
-
-/// Makes the tree that dpkg can run in. The calling process ends up inside it.
-pub(crate) fn prepare(input: PrepareInput) -> Result<()> {
-    super::unpack_tree(&input.tree, &input.packages)?;
-    super::enter(&input.tree)?;
-    if input.exclude_documentation {
-        for folder in DOCUMENTATION
-            .iter()
-            .map(Path::new)
-            .filter(|folder| folder.exists())
-        {
-            fs::remove_dir_all(folder).map_err(Error::io("remove", folder))?;
-        }
+/// Makes the tree that dpkg can run in, with the packages that it need not unpack itself; or returns the places of packages that it must
+/// unpack after all, and the tree is then of no use. The calling process ends up inside it.
+pub(crate) fn prepare(input: PrepareInput, report: &(dyn Fn(u64) + Sync)) -> Result<Vec<usize>> {
+    let tree = &input.tree;
+    fs::create_dir_all(tree).map_err(Error::io("create", tree))?;
+    crate::tools::make_base(tree)?;
+    let options: &[&str] = match input.exclude_documentation {
+        true => &filter::DOCUMENTATION,
+        false => &[],
+    };
+    let reserved = input
+        .files
+        .iter()
+        .filter(|file| file.kind != Content::Directory);
+    let reserved = reserved.map(|file| Path::new(file.path.trim_start_matches('/')).to_owned());
+    let rules = unpack::Rules {
+        options,
+        reserved: reserved.collect(),
+    };
+    let outcome = unpack::unpack(tree, &input.packages, &rules, report)?;
+    if !outcome.clashes.is_empty() {
+        return Ok(outcome.clashes);
     }
+    super::enter(tree)?;
     write_accounts(&input.users)?;
-    start_database()?;
-    input.files.iter().try_for_each(write_entry)
+    start_database(&outcome)?;
+    input.files.iter().try_for_each(write_entry)?;
+    Ok(Vec::new())
 }
 
 /// dpkg looks owners up by name while it unpacks, so the accounts exist before.
@@ -111,16 +116,16 @@ pub(super) fn group_with(
     lines.map(join).collect()
 }
 
-/// An empty package database, and the `awk` that scripts use before its alternative is set up.
-fn start_database() -> Result<()> {
+/// A package database, and the `awk` that scripts use before its alternative is set up.
+fn start_database(unpacked: &unpack::Outcome) -> Result<()> {
+    let database = Path::new("/var/lib/dpkg");
     for folder in ["info", "updates", "triggers", "parts"] {
-        let folder = Path::new("/var/lib/dpkg").join(folder);
+        let folder = database.join(folder);
         fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
     }
-    for file in ["status", "available"] {
-        let file = Path::new("/var/lib/dpkg").join(file);
-        fs::write(&file, "").map_err(Error::io("write", &file))?;
-    }
+    unpack::write_records(unpacked, database)?;
+    let available = database.join("available");
+    fs::write(&available, "").map_err(Error::io("write", &available))?;
     let awk = Path::new("/usr/bin/awk");
     let implementation = ["mawk", "gawk"]
         .into_iter()

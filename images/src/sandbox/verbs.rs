@@ -13,9 +13,9 @@ use crate::root;
 pub(crate) type Report<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
 /// Runs the verb `name`.
-pub(super) fn run(name: &str, input: Value, _report: Report) -> Result<Value> {
+pub(super) fn run(name: &str, input: Value, report: Report) -> Result<Value> {
     match name {
-        "prepare-root" => with(input, root::prepare),
+        "prepare-root" => with(input, |input| root::prepare(input, &|done| report(done, 0))),
         "complete-root" => with(input, root::complete),
         "finish-root" => with(input, root::finish),
         "seal-layer" => with(input, root::seal),

@@ -177,7 +177,7 @@ impl Compared<'_> {
         for difference in &self.different {
             eprintln!("{difference}");
         }
-        eprintln!(
+        println!(
             "{version}, seed {}: {} of {} closures are apt's, {} of them none",
             self.seed,
             self.count - self.different.len(),

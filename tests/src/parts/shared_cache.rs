@@ -13,7 +13,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use super::identity::{self, Digests};
 
 /// Steps of a bake that a builder with a shared cache need not take.
-const SPARED: [&str; 3] = ["root/essential", "root/unpack", "root/configure"];
+const SPARED: [&str; 3] = ["root/files", "root/unpack", "root/configure"];
 
 /// What a builder made, and what it said on the way.
 struct Bake {

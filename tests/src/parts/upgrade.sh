@@ -40,5 +40,6 @@ if test "$mode" = last; then
     ran=$(sed 's/.*/"&"/' /var/data/ran | paste -sd,)
     count=0
     test -z "$rows" || count=$(psql -c 'select count(*) from public.kept')
-    echo "{\"ran\": [$ran], \"rows\": $count, \"status\": $(farrow-bootstrap status --json)}"
+    # Not by echo, which takes a backslash for a sign of its own.
+    printf '{"ran": [%s], "rows": %s, "status": %s}' "$ran" "$count" "$(farrow-bootstrap status --json)"
 fi

@@ -7,12 +7,15 @@ use anyhow::{Context, Result, ensure};
 use e2e::farrow::{Farrow, Outcome};
 use e2e::world::World;
 
-use super::{Found, median, memory, note, say};
+use super::{Found, flush, median, memory, note, say};
 
 /// Timed bakes from an empty cache; the median counts.
 const RUNS: usize = 3;
 /// Timed changes of one file.
 const CHANGES: usize = 3;
+
+/// Packages that no other one needs: one without scripts, and one with some.
+const MORE: [(&str, &str); 2] = [("more", "hello"), ("scripted", "less")];
 
 /// A recipe that adds to the measured one.
 fn child(name: &str, rest: &str) -> String {
@@ -27,19 +30,20 @@ pub fn prepare(world: &World, dir: &Path) -> Result<()> {
     Farrow::new(world, &["repo", "build", "bench"])
         .in_dir(dir)
         .succeed()?;
-    let more = child("bench", "[packages]\nmore = [\"hello\"]\n");
-    let more = more.replace(
-        "[repository]\nname = \"bench\"",
-        "[repository]\nname = \"more\"",
-    );
-    fs::write(dir.join("more.toml"), more)?;
-    Farrow::new(world, &["repo", "build", "more.toml"])
-        .in_dir(dir)
-        .succeed()?;
+    for (name, package) in MORE {
+        let more = child("bench", &format!("[packages]\nmore = [\"{package}\"]\n"));
+        let own = format!("[repository]\nname = \"{name}\"");
+        let more = more.replace("[repository]\nname = \"bench\"", &own);
+        let file = format!("{name}.toml");
+        fs::write(dir.join(&file), more)?;
+        Farrow::new(world, &["repo", "build", &file])
+            .in_dir(dir)
+            .succeed()?;
+    }
     Ok(())
 }
 
-/// Bakes a recipe from a repository with a cache, into `dir/OUT`.
+/// Bakes a recipe from a repository with the cache of the last bake from nothing, into `dir/made`.
 fn bake(
     world: &World,
     dir: &Path,
@@ -53,14 +57,19 @@ fn bake(
     let words = [&words[..], more].concat();
     Farrow::new(world, &words)
         .in_dir(dir)
-        .env("FARROW_CACHE", dir.join("cache"))
+        .env("FARROW_CACHE", cache(dir, RUNS - 1))
         .succeed()
+}
+
+/// The cache of one of the bakes from nothing. None is removed before all is measured: see [`super::settle`].
+fn cache(dir: &Path, run: usize) -> PathBuf {
+    dir.join(format!("cache-{run}"))
 }
 
 /// Removes what bakes made and kept. Caches may hold files of mapped owners, which only a mapped process can remove.
 pub fn remove(world: &World, dir: &Path) -> Result<()> {
     let bind = format!("{}:/work", dir.display());
-    let rm = "rm -rf /work/cache /work/made";
+    let rm = "rm -rf /work/cache-* /work/made /work/bare-*";
     let words = ["tools", "--bind", &bind, "--", "sh", "-c", rm];
     Farrow::new(world, &words).succeed().map(drop)
 }
@@ -97,10 +106,22 @@ fn steps(outcome: &Outcome) -> String {
 /// Bakes from an empty cache: time, memory, and the size of the raw image.
 pub fn cold(world: &World, dir: &Path, found: &mut Found) -> Result<()> {
     let (mut times, mut peaks) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        remove(world, dir)?;
-        let (outcome, peak) =
-            memory::peak_of(|| bake(world, dir, "bench", "out/repo/bench", &["--format", "raw"]));
+    for run in 0..RUNS {
+        let words = [
+            "image",
+            "build",
+            "bench",
+            "--repo",
+            "out/repo/bench",
+            "--out",
+            "made",
+        ];
+        let words = [&words[..], &["--events", "--format", "raw"]].concat();
+        let bake = Farrow::new(world, &words)
+            .in_dir(dir)
+            .env("FARROW_CACHE", cache(dir, run));
+        flush();
+        let (outcome, peak) = memory::peak_of(|| bake.succeed());
         let outcome = outcome?;
         println!("  {:.1} s: {}", outcome.seconds, steps(&outcome));
         times.push(outcome.seconds);
@@ -146,6 +167,7 @@ pub fn warm(world: &World, dir: &Path, cold: Option<f64>) -> Result<()> {
     };
     let (changed, plain) = (dir.join("changed.toml"), "out/repo/bench");
     let timed = |recipe: &str, repository: &str| -> Result<f64> {
+        flush();
         let outcome = bake(world, dir, recipe, repository, &raw)?;
         println!("  {:.1} s: {}", outcome.seconds, steps(&outcome));
         Ok(outcome.seconds)
@@ -175,14 +197,16 @@ pub fn warm(world: &World, dir: &Path, cold: Option<f64>) -> Result<()> {
         "<= 5 s",
         seconds <= 5.0,
     );
-    let seconds = timed("more.toml", "out/repo/more")?;
-    let what = "bake with one package more";
-    match cold {
-        Some(cold) => {
-            let bar = format!("<= {:.1} s (cold / 4)", cold / 4.0);
-            say(what, seconds, "s", &bar, seconds <= cold / 4.0);
+    for (name, package) in MORE {
+        let seconds = timed(&format!("{name}.toml"), &format!("out/repo/{name}"))?;
+        let what = format!("bake with one package more, {package}");
+        match cold {
+            Some(cold) => {
+                let bar = format!("<= {:.1} s (cold / 4)", cold / 4.0);
+                say(&what, seconds, "s", &bar, seconds <= cold / 4.0);
+            }
+            None => note(&what, seconds, "s"),
         }
-        None => note(what, seconds, "s"),
     }
     Ok(())
 }

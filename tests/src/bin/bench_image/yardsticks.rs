@@ -9,22 +9,21 @@ use anyhow::{Context, Result, ensure};
 use e2e::farrow::Farrow;
 use e2e::world::World;
 
-use super::{Found, median, note};
+use super::{Found, flush, least, note};
 
-/// Timed runs; the median counts.
+/// Timed runs; the fastest counts.
 const RUNS: usize = 2;
 
 /// Run in the tools tree: a bare root of the same packages from the same repository, without documentation.
 const MMDEBSTRAP: &str = r#"
 set -eu
 cd /work
-rm -rf bare
 mmdebstrap --quiet --mode=root --variant=essential --include="$INCLUDE" --skip=output/dev --format=directory \
   --aptopt='APT::Install-Recommends "false"' --aptopt='APT::Sandbox::User "root"' \
   --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
   --dpkgopt=force-unsafe-io \
-  trixie /work/bare 'deb [signed-by=/work/out/repo/bench.asc] copy:///work/out/repo/bench ./'
+  trixie /work/bare-$RUN 'deb [signed-by=/work/out/repo/bench.asc] copy:///work/out/repo/bench ./'
 "#;
 
 /// The packages that the measured recipe names.
@@ -55,14 +54,17 @@ pub fn mmdebstrap(world: &World, dir: &Path, found: &mut Found) -> Result<()> {
     // The tools tree is there before anything is timed.
     run(&["true"])?;
     let mut times = Vec::new();
-    for _ in 0..RUNS {
+    for number in 0..RUNS {
+        let script = format!("RUN={number}; {script}");
+        flush();
         let started = Instant::now();
         run(&["sh", "-c", &script])?;
         times.push(started.elapsed().as_secs_f64());
-        run(&["rm", "-rf", "/work/bare"])?;
     }
-    let seconds = median(times);
-    note("mmdebstrap, a bare root of the same packages", seconds, "s");
+    println!("  {times:.1?} s");
+    let seconds = least(times);
+    let what = "mmdebstrap, a bare root of the same packages";
+    note(what, seconds, "s");
     found.mmdebstrap_seconds = Some(seconds);
     Ok(())
 }
@@ -90,8 +92,10 @@ pub fn baseline(script: &str, packages: &str, found: &mut Found) -> Result<()> {
         .into_iter()
         .partition(|(name, _)| name.ends_with("-size"));
     let name = times.first().context("no line NAME SECONDS")?.0;
-    let seconds = median(times.iter().map(|(_, seconds)| *seconds).collect());
-    note(&format!("{name}, the same list (median)"), seconds, "s");
+    let times: Vec<f64> = times.iter().map(|(_, seconds)| *seconds).collect();
+    println!("  {times:.1?} s");
+    let seconds = least(times);
+    note(&format!("{name}, the same list"), seconds, "s");
     found.baseline_seconds = Some(seconds);
     let (_, bytes) = sizes.first().context("no line NAME-size BYTES")?;
     note(
