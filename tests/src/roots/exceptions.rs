@@ -8,6 +8,7 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("/etc/hostname", "a machine's name"),
     ("/etc/hosts", "a machine's name"),
     ("/etc/resolv.conf", "a machine's network"),
+    ("/etc/bind/rndc.key", "a machine's key"),
     ("/etc/ssh/ssh_host_*", "a machine's key"),
     ("/etc/ssl/certs/ssl-cert-snakeoil.pem", "a machine's key"),
     ("/etc/ssl/private/ssl-cert-snakeoil.key", "a machine's key"),
@@ -104,7 +105,24 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "/usr/lib/tmpfiles.d/farrow*",
         "what is needed in an empty /var",
     ),
-    ("/www", "Farrow's mount point"),
+    // With systemd comes what configures a machine at its first boot.
+    ("/usr/bin/farrow-bootstrap", "Farrow's program"),
+    ("/usr/lib/farrow*", "what an image knows about itself"),
+    ("/usr/lib/systemd/system/farrow-*", "Farrow's units"),
+    ("/usr/lib/systemd/system.conf.d*", "Farrow's settings"),
+    (
+        "/usr/lib/systemd/system/systemd-udev-trigger.service.d*",
+        "Farrow's settings",
+    ),
+    (
+        "/etc/systemd/system-generators*",
+        "generators that an image has no use for",
+    ),
+    (
+        "/etc/systemd/system/*mount",
+        "mounts that an image has no use for",
+    ),
+    ("/www*", "Farrow's mount point"),
     ("/efi", "Farrow's mount point"),
     // The layout of a read-only root: /home, /root, /opt and /srv are links into /var.
     ("/home*", "a link into /var"),

@@ -8,8 +8,12 @@ use crate::error::{Error, Result};
 use crate::root::policy;
 
 /// Secrets and identities that packages make when they are configured. A `*` stands for any characters of a name.
-const INDIVIDUAL: [&str; 12] = [
+const INDIVIDUAL: [&str; 16] = [
     "/etc/machine-id",
+    "/etc/bind/rndc.key",
+    "/etc/ipsec.d/private/*",
+    "/etc/munge/munge.key",
+    "/etc/nsd/nsd_*",
     "/etc/ssh/ssh_host_*",
     "/etc/ssl/private/*",
     "/etc/ssl/certs/ssl-cert-snakeoil.pem",
