@@ -1,6 +1,9 @@
 //! Removes what belongs to one machine or to the moment of the build.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
@@ -28,14 +31,13 @@ const INDIVIDUAL: [&str; 16] = [
 ];
 
 /// State of tools that cannot run on a read-only root, indexes made from what is in the tree, and backups.
-const TRACES: [&str; 24] = [
+const TRACES: [&str; 23] = [
     policy::POLICY_RC_D,
     "/initrd.img*",
     "/vmlinuz*",
     "/boot/initrd*",
     "/etc/apt/apt.conf.d/*.dpkg-*",
     "/var/backups/*",
-    "/var/cache/*/*",
     "/var/lib/apt/*",
     "/var/lib/dpkg/*-old",
     "/var/lib/dpkg/available",
@@ -54,6 +56,11 @@ const TRACES: [&str; 24] = [
     "/var/tmp/*",
     "/etc/.updated",
 ];
+
+/// Where programs keep what they can make again.
+const CACHES: &str = "/var/cache";
+/// Where dpkg keeps lists of what packages have.
+const LISTS: &str = "/var/lib/dpkg/info";
 
 /// Removes secrets and identities. `/etc/machine-id` becomes an empty file: the place where each machine gets its own.
 pub(super) fn remove_individual() -> Result<()> {
@@ -75,7 +82,38 @@ pub(super) fn remove_traces() -> Result<()> {
     for pattern in TRACES {
         remove_matches(pattern)?;
     }
+    let caches = list(Path::new(CACHES))?;
+    let packaged = packaged_below(Path::new(CACHES))?;
+    for folder in caches {
+        remove_unless(&packaged, list(&folder)?)?;
+    }
     remove_written_logs(Path::new("/var/log"))
+}
+
+/// Paths below a folder that packages have.
+fn packaged_below(folder: &Path) -> Result<BTreeSet<PathBuf>> {
+    let mut paths = BTreeSet::new();
+    for path in list(Path::new(LISTS))? {
+        if path.extension().is_some_and(|ending| ending == "list") {
+            let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+            let lines = bytes.split(|byte| *byte == b'\n');
+            let below = lines.map(|line| Path::new(OsStr::from_bytes(line)));
+            let below = below.filter(|path| path.starts_with(folder));
+            paths.extend(below.map(Path::to_owned));
+        }
+    }
+    Ok(paths)
+}
+
+/// Removes files and folders but for those to be kept: programs miss a folder that their package brings.
+fn remove_unless(kept: &BTreeSet<PathBuf>, paths: Vec<PathBuf>) -> Result<()> {
+    for path in paths {
+        match kept.contains(&path) {
+            true => remove_unless(kept, list(&path)?)?,
+            false => remove(&path)?,
+        }
+    }
+    Ok(())
 }
 
 /// Links by hash to certificates that are gone.
@@ -165,6 +203,25 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_packages_bring_stays_in_caches() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["web/uploads/of-today", "web/made", "index"] {
+            fs::create_dir_all(path(name)).unwrap();
+        }
+        for name in ["web/uploads/x", "web/tag", "file"] {
+            fs::write(path(name), "").unwrap();
+        }
+        let kept = ["web", "web/uploads", "web/tag"].map(path).into();
+        remove_unless(&kept, list(folder.path()).unwrap()).unwrap();
+        assert_eq!(list(folder.path()).unwrap(), [path("web")]);
+        let mut left = list(&path("web")).unwrap();
+        left.sort();
+        assert_eq!(left, [path("web/tag"), path("web/uploads")]);
+        assert!(list(&path("web/uploads")).unwrap().is_empty());
+    }
 
     #[test]
     fn patterns() {
