@@ -60,8 +60,18 @@ if [ -n "$(ls -A /run/farrow/jobs 2>/dev/null)" ]; then
 fi
 "#;
 
+/// Sections of the manual. Its pages are left out, but scripts link to pages that packages have elsewhere.
+const MANUAL: std::ops::RangeInclusive<u8> = 1..=8;
+
 /// Files that are written before any script of a package runs.
 pub(super) fn files() -> Vec<FileEntry> {
+    let section = |number| FileEntry {
+        path: format!("/usr/share/man/man{number}"),
+        mode: 0o755,
+        uid: 0,
+        gid: 0,
+        kind: Content::Directory,
+    };
     let file = |path: &str, mode, content: &str| FileEntry {
         path: path.to_owned(),
         mode,
@@ -69,7 +79,7 @@ pub(super) fn files() -> Vec<FileEntry> {
         gid: 0,
         kind: Content::File(content.as_bytes().to_vec()),
     };
-    vec![
+    let mut files = vec![
         file(POLICY_RC_D, 0o755, "#!/bin/sh\nexit 101\n"),
         // First in order, so it decides: a unit is enabled only by a link that the image's recipe makes.
         file(
@@ -87,5 +97,7 @@ pub(super) fn files() -> Vec<FileEntry> {
             0o644,
             "create_main_cluster = false\n",
         ),
-    ]
+    ];
+    files.extend(MANUAL.map(section));
+    files
 }

@@ -33,6 +33,7 @@ mmdebstrap --quiet --mode=root --variant=essential --include="$INCLUDE" --skip=o
   --setup-hook='mkdir -p "$1/usr/lib/systemd/system-preset" "$1/usr/lib/systemd/user-preset" "$1/etc/postgresql-common/createcluster.d"' \
   --setup-hook='echo "disable *" | tee "$1/usr/lib/systemd/system-preset/00-farrow.preset" > "$1/usr/lib/systemd/user-preset/00-farrow.preset"' \
   --setup-hook='echo "create_main_cluster = false" > "$1/etc/postgresql-common/createcluster.d/00-farrow.conf"' \
+  --setup-hook='for section in 1 2 3 4 5 6 7 8; do mkdir -p "$1/usr/share/man/man$section"; done' \
   trixie /work/yardstick.tar 'deb [signed-by=/work/out/repo/set.asc] copy:///work/out/repo/set ./'
 "#;
 

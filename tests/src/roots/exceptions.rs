@@ -17,6 +17,10 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "links to a machine's certificates",
     ),
     ("/var/lib/systemd/random-seed", "a machine's seed"),
+    (
+        "/etc/ssl/certs/java/cacerts",
+        "the time of its making is in it, once for each certificate",
+    ),
     // Caches, logs, backups and locks of the build.
     ("/var/cache/*", "caches"),
     ("/var/log/*", "logs"),
