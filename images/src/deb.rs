@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -150,7 +150,13 @@ fn with_member(
     let Some((full, member)) = member else {
         return Err(refuse(format!("not a Debian package: no member {name}")));
     };
-    let damaged = |error| refuse(format!("{full}: {error}"));
+    let damaged = |error: io::Error| match error.kind() {
+        // Not the package's fault.
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem => {
+            Error::io("unpack", package)(error)
+        }
+        _ => refuse(format!("{full}: {error}")),
+    };
     let compression = full.strip_prefix(name).unwrap_or_default();
     let decoder = decode(compression, member).map_err(damaged)?;
     let bounded: Box<dyn Read + '_> = Box::new(Bounded {

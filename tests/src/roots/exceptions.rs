@@ -21,6 +21,10 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "/etc/ssl/certs/java/cacerts",
         "the time of its making is in it, once for each certificate",
     ),
+    (
+        "/usr/share/info/dir*",
+        "an index of manuals that are left out, renamed each time that its trigger runs",
+    ),
     // Caches, logs, backups and locks of the build.
     ("/var/cache/*", "caches"),
     ("/var/log/*", "logs"),
