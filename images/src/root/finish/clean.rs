@@ -31,13 +31,14 @@ const INDIVIDUAL: [&str; 16] = [
 ];
 
 /// State of tools that cannot run on a read-only root, indexes made from what is in the tree, and backups.
-const TRACES: [&str; 23] = [
+const TRACES: [&str; 24] = [
     policy::POLICY_RC_D,
     "/initrd.img*",
     "/vmlinuz*",
     "/boot/initrd*",
     "/etc/apt/apt.conf.d/*.dpkg-*",
     "/var/backups/*",
+    "/var/cache/*/*",
     "/var/lib/apt/*",
     "/var/lib/dpkg/*-old",
     "/var/lib/dpkg/available",
@@ -57,8 +58,8 @@ const TRACES: [&str; 23] = [
     "/etc/.updated",
 ];
 
-/// Where programs keep what they can make again.
-const CACHES: &str = "/var/cache";
+/// Below it packages have folders in which there are traces.
+const VARIABLE: &str = "/var";
 /// Where dpkg keeps lists of what packages have.
 const LISTS: &str = "/var/lib/dpkg/info";
 
@@ -77,15 +78,11 @@ pub(super) fn remove_individual() -> Result<()> {
     Ok(())
 }
 
-/// Removes caches, logs and the state of tools that only the build uses.
+/// Removes caches, logs and the state of tools that only the build uses, but not the folders for them that packages have.
 pub(super) fn remove_traces() -> Result<()> {
+    let packaged = packaged_below(Path::new(VARIABLE))?;
     for pattern in TRACES {
-        remove_matches(pattern)?;
-    }
-    let caches = list(Path::new(CACHES))?;
-    let packaged = packaged_below(Path::new(CACHES))?;
-    for folder in caches {
-        remove_unless(&packaged, list(&folder)?)?;
+        remove_unless(&packaged, find(pattern)?)?;
     }
     remove_written_logs(Path::new("/var/log"))
 }
@@ -143,6 +140,11 @@ fn remove_written_logs(folder: &Path) -> Result<()> {
 
 /// Removes what matches an absolute pattern; folders with all that is in them.
 fn remove_matches(pattern: &str) -> Result<()> {
+    find(pattern)?.iter().try_for_each(|path| remove(path))
+}
+
+/// What matches an absolute pattern.
+fn find(pattern: &str) -> Result<Vec<PathBuf>> {
     let mut found = vec![PathBuf::from("/")];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         let mut next = Vec::new();
@@ -154,7 +156,7 @@ fn remove_matches(pattern: &str) -> Result<()> {
         }
         found = next;
     }
-    found.iter().try_for_each(|path| remove(path))
+    Ok(found)
 }
 
 /// Entries of a folder; none if it is no folder. Links to folders are not followed.
