@@ -45,6 +45,7 @@ pub(crate) fn prepare(input: PrepareInput, report: &(dyn Fn(u64) + Sync)) -> Res
         return Ok(outcome.clashes);
     }
     super::enter(tree)?;
+    unpack::settle_folders(&outcome)?;
     write_accounts(&input.users)?;
     start_database(&outcome)?;
     input.files.iter().try_for_each(write_entry)?;

@@ -63,6 +63,8 @@ struct Folder {
 /// What unpacking came to.
 pub(super) struct Outcome {
     records: Vec<(Record, Vec<u8>)>,
+    /// Folders that another package than their first one made, and what they are to be.
+    folders: Vec<(PathBuf, Attributes)>,
     /// Places of packages that dpkg must unpack after all: nothing of the tree is of use then.
     pub(super) clashes: Vec<usize>,
 }
@@ -83,13 +85,7 @@ pub(super) fn unpack(
     report: &(dyn Fn(u64) + Sync),
 ) -> Result<Outcome> {
     let done = AtomicU64::new(0);
-    let size = |index: &usize| {
-        packages[*index]
-            .package
-            .path
-            .metadata()
-            .map_or(0, |m| m.len())
-    };
+    let size = |index: &usize| packages[*index].path.metadata().map_or(0, |m| m.len());
     let mut order: Vec<usize> = (0..packages.len()).collect();
     // Large ones first, or one of them would be left alone at the end.
     order.sort_by_cached_key(|index| std::cmp::Reverse(size(index)));
@@ -100,15 +96,17 @@ pub(super) fn unpack(
     });
     let found: BTreeMap<usize, Found> = found.collect::<Result<_>>()?;
     let clashes = clashes(packages, &found);
-    if clashes.is_empty() {
-        settle_folders(tree, found.values())?;
-    }
+    let folders = folders(found.values());
     let of_record = |found: Found| {
         let list = record::list(found.files.iter().map(|file| &*file.path));
         found.record.map(|record| (record, list))
     };
     let records = found.into_values().filter_map(of_record).collect();
-    Ok(Outcome { records, clashes })
+    Ok(Outcome {
+        records,
+        folders,
+        clashes,
+    })
 }
 
 fn unpack_one(tree: &Path, unpacked: &Unpacked, rules: &Rules) -> Result<Found> {
@@ -252,26 +250,32 @@ fn clashes(packages: &[Unpacked], found: &BTreeMap<usize, Found>) -> Vec<usize> 
 }
 
 /// A folder that several packages have gets owner, mode and time from the first of them, as with dpkg, whichever made it here.
-fn settle_folders<'a>(tree: &Path, found: impl Iterator<Item = &'a Found>) -> Result<()> {
+fn folders<'a>(found: impl Iterator<Item = &'a Found>) -> Vec<(PathBuf, Attributes)> {
     let mut folders: BTreeMap<&Path, Vec<Folder>> = BTreeMap::new();
     for file in found.flat_map(|found| &found.files) {
         if let Some(folder) = file.folder {
             folders.entry(&file.path).or_default().push(folder);
         }
     }
-    for (path, found) in folders {
+    let differ = |(path, found): (&Path, Vec<Folder>)| {
         let first = found[0].attributes;
-        let maker = found.iter().find(|folder| folder.made);
-        if maker.is_some_and(|maker| maker.attributes != first) {
-            let path = tree.join(path);
-            let (uid, gid) = (first.uid.as_raw(), first.gid.as_raw());
-            chown(&path, Some(uid), Some(gid)).map_err(Error::io("set the owner of", &path))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(first.mode))
-                .map_err(Error::io("set the mode of", &path))?;
-            let mut entries = fs::read_dir(&path).map_err(Error::io("list", &path))?;
-            if entries.next().is_none() {
-                super::finish::times::set(&path, first.modified)?;
-            }
+        let maker = found.iter().find(|folder| folder.made)?;
+        (maker.attributes != first).then(|| (path.to_owned(), first))
+    };
+    folders.into_iter().filter_map(differ).collect()
+}
+
+/// Settles folders of the tree that this process is in: from outside, a link of a package could lead elsewhere.
+pub(super) fn settle_folders(outcome: &Outcome) -> Result<()> {
+    for (path, wanted) in &outcome.folders {
+        let path = Path::new("/").join(path);
+        let (uid, gid) = (wanted.uid.as_raw(), wanted.gid.as_raw());
+        chown(&path, Some(uid), Some(gid)).map_err(Error::io("set the owner of", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(wanted.mode))
+            .map_err(Error::io("set the mode of", &path))?;
+        let mut entries = fs::read_dir(&path).map_err(Error::io("list", &path))?;
+        if entries.next().is_none() {
+            super::finish::times::set(&path, wanted.modified)?;
         }
     }
     Ok(())
