@@ -11,6 +11,7 @@ use images::disk::{self, DiskInput, UpgradeSink};
 use images::elsewhere::{Cache, Wanted};
 use images::formats::Format;
 use images::manifest::{self, Artifact, Provenance};
+use images::pack::{Context, WorkingImage};
 use images::progress::Progress;
 use images::root::{self, RootTree};
 use images::secure_boot::signer::Signer;
@@ -114,7 +115,8 @@ pub fn image(
 ) -> Result<Baked> {
     let programs = MachinePrograms::of(session, recipe.processor()?)?;
     let is_disk = |format: &ImageFormat| *format != ImageFormat::Tar;
-    let packed = formats.iter().any(is_disk);
+    let working = WorkingImage::default();
+    let packed = formats.iter().any(is_disk).then_some(&working);
     let rooted = root_tree(session, recipe, repository, tools, &programs, packed)?;
     let settling = rooted.settle(session);
     interrupt::clean_on_interrupt(out);
@@ -124,7 +126,7 @@ pub fn image(
         artifacts.push(("image-tar".into(), path));
     }
     let mut manifest = None;
-    if packed {
+    if packed.is_some() {
         let formats_of_disks = formats.iter().copied().filter_map(disk_format).collect();
         let mut input = disk_input(recipe, &rooted, &programs, formats_of_disks)?;
         input.secure_boot = secure_boot;
@@ -137,6 +139,7 @@ pub fn image(
             rooted: &rooted,
             upgrade: upgrade.as_ref(),
             tools,
+            working: &working,
             out,
         };
         manifest = Some(disk_images(session, &disks, &mut artifacts)?);
@@ -159,7 +162,7 @@ pub fn tree(
     tools: &ToolsTree,
 ) -> Result<RootTree> {
     let programs = MachinePrograms::of(session, recipe.processor()?)?;
-    let rooted = root_tree(session, recipe, repository, tools, &programs, false)?;
+    let rooted = root_tree(session, recipe, repository, tools, &programs, None)?;
     if let Some(base) = &rooted.tree.base {
         root::settle(base, &session.paths.cache)?;
     }
@@ -270,6 +273,7 @@ struct Disks<'a> {
     rooted: &'a Rooted,
     upgrade: Option<&'a Writer>,
     tools: &'a ToolsTree,
+    working: &'a WorkingImage,
     out: &'a Path,
 }
 
@@ -283,9 +287,16 @@ impl Disks<'_> {
             find: Some(&find),
         };
         let progress = &image_progress(stage);
+        let context = Context {
+            tools: self.tools,
+            cache,
+            epoch: self.input.epoch,
+            working: self.working,
+            progress,
+        };
         let build = || {
             let write = write.as_ref().map(|write| write as UpgradeSink<'_>);
-            disk::build(self.input, write, self.tools, cache, self.out, progress)
+            disk::build(self.input, write, &context, self.out)
         };
         let made = match build() {
             Err(images::error::Error::LayerGone { .. }) => {

@@ -6,6 +6,7 @@ use images::architecture::Architecture;
 use images::disk::DiskInput;
 use images::formats::Format;
 use images::manifest::Provenance;
+use images::pack::{Context, WorkingImage};
 use images::progress::Progress;
 use images::root::{Kernel, RootTree};
 use images::tools::ToolsTree;
@@ -53,14 +54,14 @@ fn main() {
         digest: tools.clone(),
     };
     let print = |event: Progress| eprintln!("{event:?}");
-    match images::disk::build(
-        &input,
-        None,
-        &tools,
-        Path::new(cache),
-        Path::new(out),
-        &print,
-    ) {
+    let context = Context {
+        tools: &tools,
+        cache: Path::new(cache).into(),
+        epoch: input.epoch,
+        working: &WorkingImage::default(),
+        progress: &print,
+    };
+    match images::disk::build(&input, None, &context, Path::new(out)) {
         Ok(set) => println!("{set:#?}"),
         Err(error) => {
             eprintln!("{}: {error}", error.code());

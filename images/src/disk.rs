@@ -8,7 +8,6 @@ use sha2::{Digest, Sha256};
 use crate::architecture::Architecture;
 use crate::assemble;
 use crate::boot_image::{self, BootFiles};
-use crate::elsewhere::Cache;
 use crate::error::{Error, Result};
 use crate::esp;
 use crate::formats::{self, Format};
@@ -17,7 +16,7 @@ use crate::initrd;
 use crate::manifest::{Artifact, Manifest, Provenance};
 use crate::pack::{self, Context, RootCompression};
 use crate::partitions::{self, Guid, Layout, Role, Wish};
-use crate::progress::{ProgressFn, stage};
+use crate::progress::stage;
 use crate::root::RootTree;
 use crate::secure_boot::signer::Signer;
 use crate::tools::ToolsTree;
@@ -106,34 +105,27 @@ pub struct ImageSet {
     pub manifest: PathBuf,
 }
 
-/// Makes the images of `input` in `out`, with file systems cached in `cache` (or found elsewhere), and what `upgrade` writes.
+/// Makes the images of `input` in `out`, with cached file systems, and what `upgrade` writes.
 ///
 /// The old manifest is withdrawn first and the new one written last: a manifest never describes other images than those
 /// beside it.
 ///
 /// # Errors
 /// When the input is refused, a tool fails, or a file cannot be written.
-pub fn build<'a>(
+pub fn build(
     input: &DiskInput,
     upgrade: Option<UpgradeSink<'_>>,
-    tools: &ToolsTree,
-    cache: impl Into<Cache<'a>>,
+    context: &Context,
     out: &Path,
-    progress: ProgressFn,
 ) -> Result<ImageSet> {
     check(input)?;
     fs::create_dir_all(out).map_err(Error::io("create", out))?;
     let work = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(out);
     let work = work.map_err(Error::io("create in", out))?;
-    let context = Context {
-        tools,
-        cache: cache.into(),
-        epoch: input.epoch,
-        progress,
-    };
+    let (tools, progress) = (context.tools, context.progress);
     let kernel = boot_image::find_kernel(&input.root)?;
     let (parts, initrd) = rayon::join(
-        || Parts::make(input, &context),
+        || Parts::make(input, context),
         || initrd::build(&kernel.modules, &input.init),
     );
     let (parts, initrd) = (parts?, initrd?);
@@ -152,6 +144,10 @@ pub fn build<'a>(
     stage(progress, "image/disk", || {
         assemble::assemble(&raw, &layout, &parts, &esp, bios.as_ref())
     })?;
+    if upgrade.is_none() {
+        // What is not on the disk of it yet need not be written.
+        context.working.forget();
+    }
     let manifest = out.join(format!("{}.manifest.json", input.name));
     withdraw(&manifest)?;
     let mut artifacts = formats::make(input, &raw, tools, out, progress)?;

@@ -1,11 +1,10 @@
-//! File systems of an image, made by the tools tree's programs and cached by content.
-//!
-//! A cached part is a folder named by the digest of all that goes into it. It appears under that name by one rename when
-//! it is whole.
+//! File systems of an image, made by the tools tree's programs and cached by content: see [`part`].
 
+mod part;
 mod root;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Seek;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,14 +14,15 @@ use crate::elsewhere::{Cache, Kind, Wanted};
 use crate::error::{Error, Result};
 use crate::partitions::Guid;
 use crate::progress::{Progress, ProgressFn};
-use crate::sandbox::Sandbox;
+use crate::sandbox;
 use crate::tools::ToolsTree;
 use crate::unfinished::Unfinished;
 
+pub use part::WorkingImage;
 pub use root::{base, layers, root};
 
-/// The file of a cached part.
-pub const FILE: &str = "part.img";
+use part::{FILE, Part};
+
 /// A file beside it with the name of the stage that made it.
 const STAGE: &str = "stage";
 /// Parts that are quickly made, or hold no more than what a builder has anyway: sharing them between builders would cost
@@ -56,6 +56,8 @@ pub struct Context<'a> {
     pub cache: Cache<'a>,
     /// Build time of the file systems, seconds since 1970.
     pub epoch: u64,
+    /// Where root file systems are put together.
+    pub working: &'a WorkingImage,
     /// Where events go.
     pub progress: ProgressFn<'a>,
 }
@@ -74,7 +76,7 @@ pub fn repository(context: &Context, folder: &Path, digest: &str, uuid: Guid) ->
         arguments: &arguments,
         tree: folder,
     };
-    work.cached(context, || Ok(Begin::Nothing))
+    work.whole(context)
 }
 
 /// The writable file system with the tree's `/var`, of `mib` MiB.
@@ -120,7 +122,7 @@ pub fn var(context: &Context, tree: &Path, digest: &str, uuid: Guid, mib: u64) -
         arguments: &arguments.map(str::to_owned),
         tree,
     };
-    work.cached(context, || Ok(Begin::Nothing))
+    work.whole(context)
 }
 
 fn erofs_arguments(epoch: u64, uuid: Guid) -> Vec<String> {
@@ -133,20 +135,6 @@ fn erofs_arguments(epoch: u64, uuid: Guid) -> Vec<String> {
     arguments
 }
 
-/// What is there before the command of a part is run.
-enum Begin {
-    /// Nothing; the command is complete.
-    Nothing,
-    /// Nothing; but the command gets these arguments before its last two.
-    Arguments(Vec<String>),
-    /// A copy of a part.
-    Part {
-        part: PathBuf,
-        /// Paths that are appended, each ended by a NUL.
-        list: Vec<u8>,
-    },
-}
-
 /// A command that makes a part at `/out/part.img` from a tree that is seen as `/tree`.
 struct Work<'a> {
     stage: &'static str,
@@ -157,28 +145,83 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// The file of a part that begins with nothing.
+    fn whole(&self, context: &Context) -> Result<PathBuf> {
+        let part = self.cached(context, || Ok(Vec::new()))?;
+        let file = part.file().map(Path::to_owned);
+        file.ok_or_else(|| Error::Image {
+            reason: format!("the part {} is not whole", part.key),
+        })
+    }
+
+    /// A part that begins with nothing. What the command has before its last two arguments is asked for only when the part has to
+    /// be made.
+    fn cached(
+        &self,
+        context: &Context,
+        arguments: impl FnOnce() -> Result<Vec<String>>,
+    ) -> Result<Part> {
+        self.kept(context, arguments, |more, unfinished| {
+            let mut arguments = self.arguments.to_vec();
+            let place = arguments.len().saturating_sub(2);
+            arguments.splice(place..place, more);
+            self.run(context, &arguments, unfinished.path())?;
+            sync(&unfinished.path().join(FILE))
+        })
+    }
+
+    /// A part that another one is the beginning of: the command finds that at `/out/part.img`, and in `/out/added` the paths that
+    /// it is to append, each ended by a NUL.
+    fn appended(
+        &self,
+        context: &Context,
+        begin: impl FnOnce() -> Result<(Part, Vec<u8>)>,
+    ) -> Result<Part> {
+        let cache = context.cache.folder;
+        let mut made = None;
+        let part = self.kept(context, begin, |(below, list), unfinished| {
+            let image = context.working.take(&below, cache)?;
+            let added = image.folder.path().join("added");
+            fs::write(&added, list).map_err(Error::io("write", &added))?;
+            self.run(context, self.arguments, image.folder.path())?;
+            let path = image.path();
+            let file = File::open(&path).map_err(Error::io("open", &path))?;
+            below.write_appended(&file, unfinished.path())?;
+            made = Some(image);
+            Ok(())
+        })?;
+        if let Some(image) = made {
+            context.working.put(image, &part);
+        }
+        Ok(part)
+    }
+
     /// The part, or the one made before. What it begins with is asked for only when it has to be made.
-    fn cached(&self, context: &Context, begin: impl FnOnce() -> Result<Begin>) -> Result<PathBuf> {
+    fn kept<Begin>(
+        &self,
+        context: &Context,
+        begin: impl FnOnce() -> Result<Begin>,
+        make: impl FnOnce(Begin, &Unfinished) -> Result<()>,
+    ) -> Result<Part> {
         let key = key(context, self.digest, self.arguments);
-        let folder = context.cache.folder.join(&key);
+        let cache = context.cache.folder;
         let (stage, mut start) = (self.stage, std::time::Instant::now());
-        let mut reused = folder.is_dir();
+        let mut found = Part::find(cache, &key);
+        let mut reused = found.is_some();
         if reused {
-            // The time of last use decides what goes when the cache is bounded; others may share it read-only.
-            let _ =
-                fs::File::open(&folder).and_then(|f| f.set_modified(std::time::SystemTime::now()));
             (context.progress)(Progress::Started { stage, total: None });
         } else {
             let unfinished = begin_folder(context, stage)?;
-            reused = found_elsewhere(context, stage, &key, &unfinished);
+            reused = found_elsewhere(context, stage, &key, &unfinished)?;
             if !reused {
                 // What it begins with has stages of its own.
                 let begin = begin()?;
                 start = std::time::Instant::now();
                 (context.progress)(Progress::Started { stage, total: None });
-                make(context, self, &begin, &unfinished)?;
+                make(begin, &unfinished)?;
             }
-            publish(unfinished, &folder)?;
+            publish(unfinished, &cache.join(&key))?;
+            found = Part::find(cache, &key);
         }
         let seconds = start.elapsed().as_secs_f64();
         (context.progress)(Progress::Finished {
@@ -186,7 +229,25 @@ impl Work<'_> {
             seconds,
             reused,
         });
-        Ok(folder.join(FILE))
+        let part = found.ok_or_else(|| Error::Image {
+            reason: format!("the part {key} went while it was made"),
+        })?;
+        part.mark_used();
+        Ok(part)
+    }
+
+    /// Runs the command, with `out` as `/out`.
+    fn run(&self, context: &Context, arguments: &[String], out: &Path) -> Result<()> {
+        let epoch = context.epoch.to_string();
+        let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let sandbox = context.tools.sandbox();
+        sandbox
+            .bind_ro(self.tree, "/tree")
+            .bind(out, "/out")
+            .env("SOURCE_DATE_EPOCH", &epoch)
+            .env("E2FSPROGS_FAKE_TIME", &epoch)
+            .run(&words, None)
+            .map(drop)
     }
 }
 
@@ -194,7 +255,7 @@ impl Work<'_> {
 fn key(context: &Context, digest: &str, arguments: &[String]) -> String {
     let mut hash = Sha256::new();
     let epoch = context.epoch.to_string();
-    let fields = ["farrow part 2", digest, &context.tools.digest, &epoch].into_iter();
+    let fields = ["farrow part 3", digest, &context.tools.digest, &epoch].into_iter();
     for field in fields.chain(arguments.iter().map(String::as_str)) {
         hash.update(field);
         hash.update([0]);
@@ -202,10 +263,34 @@ fn key(context: &Context, digest: &str, arguments: &[String]) -> String {
     hex::encode(hash.finalize())
 }
 
-/// Whether a part of the cache is worth sharing with other builders.
+/// Whether a part of the cache is complete, and worth sharing with other builders.
 pub fn is_shared(part: &Path) -> bool {
     let stage = fs::read_to_string(part.join(STAGE)).unwrap_or_default();
-    !LOCAL.contains(&stage.trim_end())
+    !LOCAL.contains(&stage.trim_end()) && at(part).is_some()
+}
+
+/// The file system of a part of the cache. One that is not whole is put together in a file without a name.
+///
+/// # Errors
+/// When it is not complete, or a file cannot be read or written.
+pub fn open(part: &Path) -> Result<File> {
+    let found = at(part).ok_or_else(|| Error::Image {
+        reason: format!("the part {} is not complete", part.display()),
+    })?;
+    if let Some(file) = found.file() {
+        return File::open(file).map_err(Error::io("open", file));
+    }
+    let cache = part.parent().unwrap_or(part);
+    let mut file = tempfile::tempfile_in(cache).map_err(Error::io("create in", cache))?;
+    found
+        .write(&file)
+        .and_then(|()| file.rewind())
+        .map_err(Error::io("put together", part))?;
+    Ok(file)
+}
+
+fn at(part: &Path) -> Option<Part> {
+    Part::find(part.parent()?, part.file_name()?.to_str()?)
 }
 
 /// A folder for a part that is not there yet.
@@ -217,56 +302,39 @@ fn begin_folder(context: &Context, stage: &str) -> Result<Unfinished> {
 }
 
 /// Whether somebody else has made the part; then its file is there.
-fn found_elsewhere(context: &Context, stage: &str, key: &str, unfinished: &Unfinished) -> bool {
+fn found_elsewhere(
+    context: &Context,
+    stage: &str,
+    key: &str,
+    unfinished: &Unfinished,
+) -> Result<bool> {
     let wanted = Wanted {
         kind: Kind::Part,
         digest: key,
     };
+    let file = unfinished.path().join(FILE);
     let find = context.cache.find.filter(|_| !LOCAL.contains(&stage));
-    find.is_some_and(|find| find(wanted, &unfinished.path().join(FILE)))
-}
-
-fn make(context: &Context, work: &Work, begin: &Begin, temporary: &Unfinished) -> Result<()> {
-    let file = temporary.path().join(FILE);
-    let mut arguments = work.arguments.to_vec();
-    match begin {
-        Begin::Nothing => {}
-        Begin::Arguments(more) => {
-            let place = arguments.len().saturating_sub(2);
-            arguments.splice(place..place, more.iter().cloned());
-        }
-        Begin::Part { part, list } => {
-            fs::copy(part, &file).map_err(Error::io("copy", part))?;
-            let added = temporary.path().join("added");
-            fs::write(&added, list).map_err(Error::io("write", &added))?;
-        }
+    let found = find.is_some_and(|find| find(wanted, &file));
+    if found {
+        sync(&file)?;
     }
-    let epoch = context.epoch.to_string();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    sandbox(context, work.tree, temporary.path())
-        .env("SOURCE_DATE_EPOCH", &epoch)
-        .env("E2FSPROGS_FAKE_TIME", &epoch)
-        .run(&words, None)
-        .map(drop)
+    Ok(found)
 }
 
-/// Gives a whole part its name.
-fn publish(temporary: Unfinished, folder: &Path) -> Result<()> {
-    let file = temporary.path().join(FILE);
-    fs::File::open(&file)
+fn sync(file: &Path) -> Result<()> {
+    File::open(file)
         .and_then(|f| f.sync_all())
-        .map_err(Error::io("flush", &file))?;
+        .map_err(Error::io("flush", file))
+}
+
+/// Gives a complete part its name. What has the name already and was not found lacks something.
+fn publish(temporary: Unfinished, folder: &Path) -> Result<()> {
+    if at(folder).is_none() {
+        sandbox::remove_tree(folder)?;
+    }
     match fs::rename(temporary.path(), folder) {
         // Another build made the same part meanwhile: take that one.
         Err(_) if folder.is_dir() => Ok(()),
         other => other.map_err(Error::io("rename to", folder)),
     }
-}
-
-fn sandbox(context: &Context, tree: &Path, out: &Path) -> Sandbox {
-    context
-        .tools
-        .sandbox()
-        .bind_ro(tree, "/tree")
-        .bind(out, "/out")
 }

@@ -184,8 +184,28 @@ fn build_base(
     if let Some(found) = found_elsewhere(&bases, &digest, cache)? {
         return Ok(found);
     }
-    let cache = cache.folder;
-    let layers = layers::build(input, cache, progress, made)?;
+    let (tell, told) = std::sync::mpsc::channel::<Vec<Layer>>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            told.into_iter()
+                .for_each(|layers| made(Made::Layers(&layers)))
+        });
+        // Nobody listens any more only when the listener has failed, which is told when it is waited for.
+        let tell = move |layers: &[Layer]| drop(tell.send(layers.to_vec()));
+        make_base(input, &bases, cache.folder, progress, tell)
+    })
+}
+
+/// Makes the layers and the tree that they are together. `tell` gets what is told of the layers; what that leads to may go on
+/// beside the rest.
+fn make_base(
+    input: &RootInput,
+    bases: &store::Store,
+    cache: &Path,
+    progress: ProgressFn,
+    tell: impl Fn(&[Layer]),
+) -> Result<(RootTree, Kept)> {
+    let layers = layers::build(input, cache, progress, &tell)?;
     let work = bases.begin()?;
     let tree = work.join(store::TREE);
     merge_layers(input, &layers, &work, progress)?;
@@ -206,7 +226,7 @@ fn build_base(
         changes,
         ..Kept::default()
     };
-    let tree = bases.publish(&work, &digest, kernel, kept.clone())?;
+    let tree = bases.publish(&work, &input.base_digest(), kernel, kept.clone())?;
     Ok((tree, kept))
 }
 

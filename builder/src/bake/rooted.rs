@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use images::elsewhere::Cache;
 use images::emulation::Emulator;
-use images::pack;
+use images::pack::{self, WorkingImage};
 use images::progress::Progress;
 use images::root::{self, Made, RootInput, RootTree};
 use images::tools::ToolsTree;
@@ -35,15 +35,15 @@ impl Rooted {
     }
 }
 
-/// The root tree of a recipe. For a disk image, layers and the tree of all packages are packed as soon as they are there: while
-/// packages are configured, all processors but one have nothing to do.
+/// The root tree of a recipe. For a disk image there is a working image, and layers and the tree of all packages are packed as
+/// soon as they are there: while packages are configured, all processors but one have nothing to do.
 pub(super) fn root_tree(
     session: &Session,
     recipe: &Recipe,
     repository: &Path,
     tools: &ToolsTree,
     programs: &MachinePrograms,
-    packed: bool,
+    working: Option<&WorkingImage>,
 ) -> Result<Rooted> {
     let source = open(repository, recipe)?;
     let shared = session.shared()?;
@@ -65,18 +65,19 @@ pub(super) fn root_tree(
             folder: &session.paths.cache,
             find: Some(&find),
         };
-        let context = pack::Context {
+        let context = working.map(|working| pack::Context {
             tools,
             cache,
             epoch: input.epoch,
+            working,
             progress: &watch,
-        };
+        });
         let compression = recipe.image.root_compression.unwrap_or_default();
         let made = |made: Made| {
             // What went wrong here goes wrong again, and is told, when the image is made.
-            let _ = packed.then(|| match made {
-                Made::Layers(layers) => pack::layers(&context, layers, compression),
-                Made::Base(base) => pack::base(&context, base, compression),
+            let _ = context.as_ref().map(|context| match made {
+                Made::Layers(layers) => pack::layers(context, layers, compression),
+                Made::Base(base) => pack::base(context, base, compression),
             });
         };
         let tree = root::build(&input, cache, &watch, &made)?;

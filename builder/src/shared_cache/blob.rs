@@ -46,7 +46,7 @@ pub fn pack_entry(
     let mut counter = HashingWriter::new(encoder);
     match kind {
         Kind::Part => {
-            let mut part = File::open(entry.join(pack::FILE)).map_err(text)?;
+            let mut part = pack::open(entry).map_err(|e| e.to_string())?;
             io::copy(&mut part, &mut counter).map_err(text)?;
         }
         Kind::Base => {

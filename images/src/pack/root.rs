@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{Begin, Context, RootCompression, Work, erofs_arguments};
+use super::part::Part;
+use super::{Context, RootCompression, Work, erofs_arguments};
 use crate::error::{Error, Result};
 use crate::partitions::Guid;
 use crate::root::{self, Base, Layer, RootTree};
@@ -21,9 +22,10 @@ const SMALL_ROOT_OPTIONS: [&str; 2] = ["-zzstd,level=15", "-C131072"];
 /// What is not in the root: the kernel is in the ESP, `/var` in its own partition. The folders themselves stay.
 const ROOT_EXCLUDE: &str = "--exclude-regex=^(boot|var)/.";
 
-/// The read-only root file system of a tree. What its layers hold is packed once for each of them; what a base has beyond
-/// them, and files that were added to it, are then appended to copies, which takes a moment. An image from an empty
-/// cache goes the same way, so it has the same bytes.
+/// The read-only root file system of a tree, in a file that is there as long as the context's working image, or until that has
+/// another one. What its layers hold is packed once for each of them; what a base has beyond them, and files that were added to
+/// it, are then appended, which takes a moment. An image from an empty cache goes the same way, so it has the same
+/// bytes.
 ///
 /// # Errors
 /// When `mkfs.erofs` fails or the cache cannot be written. [`Error::LayerGone`] when a layer that has not been packed is
@@ -38,15 +40,19 @@ pub fn root(
         context,
         compression,
     };
-    let Some(base) = &tree.base else {
-        return packer.whole("image/root", &tree.digest, uuid, &tree.path);
-    };
-    packer.above("image/root", &tree.digest, uuid, &tree.path, || {
-        Ok((packer.base(base)?, list(&base.added)))
-    })
+    let part = match &tree.base {
+        None => packer.whole("image/root", &tree.digest, uuid, &tree.path),
+        Some(base) => packer.above("image/root", &tree.digest, uuid, &tree.path, || {
+            Ok((packer.base(base)?, list(&base.added)))
+        }),
+    }?;
+    match part.file() {
+        Some(file) => Ok(file.to_owned()),
+        None => packer.hold(&part),
+    }
 }
 
-/// Packs the uppermost of layers over the others, for [`root`] to find it.
+/// Packs the uppermost of layers over the others, for [`root`] to find it; the working image is that then.
 ///
 /// # Errors
 /// As [`root`].
@@ -55,10 +61,11 @@ pub fn layers(context: &Context, layers: &[Layer], compression: RootCompression)
         context,
         compression,
     };
-    packer.layers(layers).map(drop)
+    let part = packer.layers(layers)?;
+    packer.hold(&part).map(drop)
 }
 
-/// Packs the base of a root tree over its layers, for [`root`] to find it.
+/// Packs the base of a root tree over its layers, for [`root`] to find it; the working image is that then.
 ///
 /// # Errors
 /// As [`root`].
@@ -67,7 +74,8 @@ pub fn base(context: &Context, base: &Base, compression: RootCompression) -> Res
         context,
         compression,
     };
-    packer.base(base).map(drop)
+    let part = packer.base(base)?;
+    packer.hold(&part).map(drop)
 }
 
 /// Packs root file systems in one way.
@@ -77,7 +85,12 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    fn base(&self, base: &Base) -> Result<PathBuf> {
+    fn hold(&self, part: &Part) -> Result<PathBuf> {
+        let Context { working, cache, .. } = self.context;
+        working.hold(part, cache.folder)
+    }
+
+    fn base(&self, base: &Base) -> Result<Part> {
         let id = id("base", &base.digest);
         let (stage, digest, changes) = ("image/base", &base.digest, &base.changes);
         match base.layers.get(..changes.layers) {
@@ -89,7 +102,7 @@ impl Packer<'_> {
     }
 
     /// `/usr` of layers.
-    fn layers(&self, layers: &[Layer]) -> Result<PathBuf> {
+    fn layers(&self, layers: &[Layer]) -> Result<Part> {
         let Some((last, below)) = layers.split_last() else {
             return Err(Error::Tree {
                 reason: "it has no layer".to_owned(),
@@ -108,7 +121,7 @@ impl Packer<'_> {
     }
 
     /// `/usr` of a layer that is a whole tree.
-    fn lowest(&self, layer: &Layer) -> Result<PathBuf> {
+    fn lowest(&self, layer: &Layer) -> Result<Part> {
         let id = id("layer", &layer.digest);
         let mut arguments = self.arguments(id);
         arguments.push(format!("--exclude-regex={}", root::OF_THE_BUILD));
@@ -130,11 +143,11 @@ impl Packer<'_> {
             arguments: &arguments,
             tree: &layer.path,
         };
-        work.cached(self.context, || Ok(Begin::Arguments(excluded()?)))
+        work.cached(self.context, excluded)
     }
 
     /// A tree as one file system.
-    fn whole(&self, stage: &'static str, digest: &str, uuid: Guid, tree: &Path) -> Result<PathBuf> {
+    fn whole(&self, stage: &'static str, digest: &str, uuid: Guid, tree: &Path) -> Result<Part> {
         let mut arguments = self.arguments(uuid);
         arguments.extend([ROOT_EXCLUDE, "/out/part.img", "/tree"].map(str::to_owned));
         let work = Work {
@@ -143,18 +156,18 @@ impl Packer<'_> {
             arguments: &arguments,
             tree,
         };
-        work.cached(self.context, || Ok(Begin::Nothing))
+        work.cached(self.context, || Ok(Vec::new()))
     }
 
-    /// Files of a tree appended to a copy of a part; both are asked for when this one is not in the cache.
+    /// Files of a tree appended to a part; both are asked for when this one is not in the cache.
     fn above(
         &self,
         stage: &'static str,
         digest: &str,
         uuid: Guid,
         tree: &Path,
-        begin: impl FnOnce() -> Result<(PathBuf, Vec<u8>)>,
-    ) -> Result<PathBuf> {
+        begin: impl FnOnce() -> Result<(Part, Vec<u8>)>,
+    ) -> Result<Part> {
         let mut arguments: Vec<String> = ["sh", "-c", APPEND, "append"].map(str::to_owned).into();
         arguments.extend(self.arguments(uuid));
         arguments.extend(
@@ -168,10 +181,7 @@ impl Packer<'_> {
             arguments: &arguments,
             tree,
         };
-        work.cached(self.context, || {
-            let (part, list) = begin()?;
-            Ok(Begin::Part { part, list })
-        })
+        work.appended(self.context, begin)
     }
 
     fn arguments(&self, uuid: Guid) -> Vec<String> {

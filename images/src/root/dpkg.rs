@@ -11,6 +11,7 @@ use std::time::Instant;
 use super::failure::Failure;
 use super::filter;
 use super::input::RootInput;
+use super::order::Planned;
 use super::policy;
 use crate::error::{Error, Result};
 use crate::process;
@@ -23,6 +24,8 @@ const STAND_INS: &str = "/run/farrow/bin";
 const PACKAGES: &str = "/run/farrow/packages";
 /// The stage in which packages are unpacked.
 const UNPACK: &str = "root/unpack";
+/// The stage in which they are configured.
+const CONFIGURE: &str = "root/configure";
 /// How many of dpkg's last lines an error shows.
 const TAIL: usize = 25;
 
@@ -80,24 +83,36 @@ impl<'a> Dpkg<'a> {
         }
     }
 
-    /// Configures every package, in the order of their dependencies, and runs the triggers.
-    pub(super) fn configure(&self, total: usize) -> Result<()> {
+    /// Configures the packages, in the order of their dependencies, and runs the triggers. The essential ones come first,
+    /// as nothing needs to depend on them (Debian Policy, section 3.8).
+    pub(super) fn configure(&self, planned: &[Planned]) -> Result<()> {
         let start = Instant::now();
-        let stage = "root/configure";
         (self.progress)(Progress::Started {
-            stage,
-            total: Some(total as u64),
+            stage: CONFIGURE,
+            total: Some(planned.len() as u64),
         });
+        let essential: Vec<&str> = planned
+            .iter()
+            .filter(|planned| planned.essential)
+            .map(|planned| planned.package.name.as_str())
+            .collect();
+        if !essential.is_empty() {
+            let words = OPTIONS.into_iter().chain(["--no-triggers", "--configure"]);
+            self.set_up(words.chain(essential.iter().copied()), 0)?;
+        }
         let words = ["sh", "-c", policy::WAIT, "configure"]
             .into_iter()
             .chain(OPTIONS);
-        let argv: Vec<String> = words
-            .chain(["--configure", "--pending"])
-            .map(str::to_owned)
-            .collect();
-        self.run(&self.sandbox, &argv, "Setting up ", stage, 0)?;
-        self.finished(stage, start);
+        let words = words.chain(["--configure", "--pending"]);
+        self.set_up(words, essential.len() as u64)?;
+        self.finished(CONFIGURE, start);
         Ok(())
+    }
+
+    /// Runs a dpkg that configures packages beyond `done`.
+    fn set_up<'w>(&self, words: impl Iterator<Item = &'w str>, done: u64) -> Result<()> {
+        let argv: Vec<String> = words.map(str::to_owned).collect();
+        self.run(&self.sandbox, &argv, "Setting up ", CONFIGURE, done)
     }
 
     /// Runs the scripts that were asked for, each in a shell that ends at the first error.

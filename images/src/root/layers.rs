@@ -92,12 +92,13 @@ fn steps(parts: &[Vec<Planned>]) -> Vec<Step> {
     steps
 }
 
-/// Makes the layers of an input's packages, the lowest first, or finds them in the cache.
+/// Makes the layers of an input's packages, the lowest first, or finds them in the cache. `tell` is told, and does not wait,
+/// of those that are packed by themselves, each time that there are more of them.
 pub(super) fn build(
     input: &RootInput,
     cache: &Path,
     progress: ProgressFn,
-    made: MadeFn,
+    tell: &dyn Fn(&[Layer]),
 ) -> Result<Vec<Layer>> {
     let plan = stage(progress, "root/plan", || order::plan(&input.packages))?;
     let store = store::open(cache, KIND)?;
@@ -129,17 +130,17 @@ pub(super) fn build(
         progress,
     };
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // The file systems of layers that were found are put together meanwhile.
+    let known = layers.len().min(maker.packed);
+    if known > 0 && !missing.is_empty() {
+        tell(&layers[..known]);
+    }
     std::thread::scope(|scope| {
         scope.spawn(|| ahead.work(usize::MAX));
         for worker in 1..processors {
             let end = if worker == 1 { urgent } else { usize::MAX };
             scope.spawn(move || ahead.work(end));
         }
-        let (tell, told) = std::sync::mpsc::channel::<Vec<Layer>>();
-        scope.spawn(move || {
-            told.into_iter()
-                .for_each(|layers| made(Made::Layers(&layers)))
-        });
         let mut work = missing.iter().zip(&digests[layers.len()..]);
         let result = work.try_for_each(|(step, digest)| {
             let planned = &packages[step.packages.clone()];
@@ -149,8 +150,7 @@ pub(super) fn build(
             };
             layers.push(layer);
             if layers.len() <= maker.packed {
-                // Nobody listens any more only when the listener has failed, which is told when it is waited for.
-                let _ = tell.send(layers.clone());
+                tell(&layers);
             }
             Ok::<_, Error>(())
         });

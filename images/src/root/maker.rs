@@ -37,7 +37,7 @@ impl Maker<'_> {
         let work = self.store.begin()?;
         let tree = work.join(store::TREE);
         let by_dpkg = self.unpack_without_dpkg(planned, &tree)?;
-        self.install(&Sandbox::new(&tree), &work, &by_dpkg, 0)?;
+        self.install(&Sandbox::new(&tree), &work, &by_dpkg, &[])?;
         self.publish(&work, digest, true, &[])
     }
 
@@ -94,7 +94,7 @@ impl Maker<'_> {
         };
         let sandbox = above(below, &work, whole, self.progress)?;
         let unpacked = if step.unpack { planned } else { &[] };
-        self.install(&sandbox, &work, unpacked, planned.len())?;
+        self.install(&sandbox, &work, unpacked, planned)?;
         let compared = if below.len() < self.packed {
             below
         } else {
@@ -103,13 +103,13 @@ impl Maker<'_> {
         self.publish(&work, digest, whole, compared)
     }
 
-    /// Has dpkg unpack packages, and configure so many.
+    /// Has dpkg unpack packages, and configure packages.
     fn install(
         &self,
         sandbox: &Sandbox,
         work: &Path,
         unpacked: &[Planned],
-        configured: usize,
+        configured: &[Planned],
     ) -> Result<()> {
         let dpkg = dpkg::Dpkg::new(sandbox.clone(), self.input, work, self.progress)?;
         if !unpacked.is_empty() {
@@ -123,10 +123,10 @@ impl Maker<'_> {
             }
             unpacking.finish();
         }
-        match configured {
-            0 => Ok(()),
-            count => dpkg.configure(count),
+        if !configured.is_empty() {
+            dpkg.configure(configured)?;
         }
+        Ok(())
     }
 
     fn publish(&self, work: &Path, digest: &str, whole: bool, below: &[Layer]) -> Result<Layer> {
