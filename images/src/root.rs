@@ -43,6 +43,7 @@ use crate::elsewhere::{Cache, Kind, Wanted};
 use crate::error::{Error, Result};
 use crate::progress::{Progress, ProgressFn, stage};
 use crate::sandbox;
+use crate::unfinished;
 
 /// The kernel that a tree's packages brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +100,8 @@ pub fn build<'a>(
     let cache: Cache = cache.into();
     let digest = input.digest();
     store::open(cache.folder, layers::KIND)?.forget_untrusted()?;
+    // A killed run may have left something where nothing has to be made any more. What is another user's stays.
+    let _ = unfinished::sweep(cache.folder);
     // The base first, also when the tree is there: its file system is packed from it.
     let (base, facts) = build_base(input, &cache, progress, made)?;
     let cache = cache.folder;

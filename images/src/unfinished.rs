@@ -57,7 +57,7 @@ fn lock(folder: &Path) -> Option<Flock<File>> {
 }
 
 /// Removes folders that nobody has locked.
-fn sweep(cache: &Path) -> Result<()> {
+pub(crate) fn sweep(cache: &Path) -> Result<()> {
     for entry in fs::read_dir(cache)
         .map_err(Error::io("list", cache))?
         .flatten()
