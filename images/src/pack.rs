@@ -255,7 +255,7 @@ impl Work<'_> {
 fn key(context: &Context, digest: &str, arguments: &[String]) -> String {
     let mut hash = Sha256::new();
     let epoch = context.epoch.to_string();
-    let fields = ["farrow part 3", digest, &context.tools.digest, &epoch].into_iter();
+    let fields = ["farrow part 4", digest, &context.tools.digest, &epoch].into_iter();
     for field in fields.chain(arguments.iter().map(String::as_str)) {
         hash.update(field);
         hash.update([0]);

@@ -2,26 +2,33 @@
 //!
 //! A part is a folder named by the digest of all that goes into it; it appears under that name by one rename when it is complete.
 //! Most file systems of an image are another one with a little appended, and a copy of each would cost more time on the disk
-//! than making it: they are kept as what was appended, with the block that names the new end, and put together in a
-//! [`WorkingImage`].
+//! than making it: they are kept as what was appended, with the blocks that were changed before that (mkfs.erofs changes its
+//! superblock, the root's inode, and folders' entries for their parents), and put together in a [`WorkingImage`].
 
+use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
+
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::unfinished::Unfinished;
 
 /// The file of a part that is whole, and of the working image.
 pub(super) const FILE: &str = "part.img";
-/// The file of what was appended: the first block, then all from the other one's end on.
+/// The file of what was appended: the changed blocks, then all from the other one's end on.
 const APPENDED: &str = "appended.img";
-/// The file that names the part below and its length in bytes, on one line.
+/// The file that says to what: a line with the name of the part below and its length in bytes, then the numbers of the changed
+/// blocks, a line each.
 const BELOW: &str = "below";
-/// What appending changes at the beginning: the superblock of erofs is in the first block (fs/erofs/erofs_fs.h).
+/// Bytes of a block.
 const BLOCK: u64 = 4096;
+/// Bytes that are compared at a time.
+const PIECE: u64 = 1 << 20;
 /// More parts above each other than that are nobody's: five are made.
 const LIMIT: usize = 16;
 
@@ -32,10 +39,38 @@ pub(super) struct Part {
     pub(super) key: String,
     /// The file that begins it.
     whole: PathBuf,
-    /// What is appended to that, in order: the file, and from which byte on.
-    appended: Vec<(PathBuf, u64)>,
+    /// What is appended to that, in order.
+    appended: Vec<Appended>,
     /// Its size in bytes.
     length: u64,
+}
+
+/// What a part has beyond the one below.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Appended {
+    path: PathBuf,
+    /// Length of the part below.
+    at: u64,
+    /// Numbers of the blocks below that which were changed.
+    changed: Vec<u64>,
+}
+
+impl Appended {
+    /// Reads the text of [`BELOW`]: the name of the part below as well.
+    fn parse(text: &str, folder: &Path) -> Option<(String, Self)> {
+        let mut lines = text.lines();
+        let (below, length) = lines.next()?.split_once(' ')?;
+        let is_digest = below.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let at: u64 = length.parse().ok()?;
+        let changed: Vec<u64> = lines.map(|line| line.parse().ok()).collect::<Option<_>>()?;
+        let inside = changed.iter().all(|block| *block < at / BLOCK);
+        let appended = Self {
+            path: folder.join(APPENDED),
+            at,
+            changed,
+        };
+        (below.len() == 64 && is_digest && inside).then(|| (below.to_owned(), appended))
+    }
 }
 
 impl Part {
@@ -48,29 +83,21 @@ impl Part {
             if let Ok(found) = fs::metadata(folder.join(FILE)) {
                 return Self::of(key, folder.join(FILE), found.len(), appended);
             }
-            let below = fs::read_to_string(folder.join(BELOW)).ok()?;
-            let (below, length) = below.trim_end().split_once(' ')?;
-            let is_digest = |text: &str| text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if below.len() != 64 || !is_digest(below) {
-                return None;
-            }
-            appended.push((folder.join(APPENDED), length.parse().ok()?));
-            name = below.to_owned();
+            let text = fs::read_to_string(folder.join(BELOW)).ok()?;
+            let (below, what) = Appended::parse(&text, &folder)?;
+            appended.push(what);
+            name = below;
         }
         None
     }
 
     /// A part of files, the uppermost first; none when their lengths do not fit.
-    fn of(
-        key: &str,
-        whole: PathBuf,
-        mut length: u64,
-        mut appended: Vec<(PathBuf, u64)>,
-    ) -> Option<Self> {
+    fn of(key: &str, whole: PathBuf, mut length: u64, mut appended: Vec<Appended>) -> Option<Self> {
         appended.reverse();
-        for (path, at) in &appended {
-            let more = fs::metadata(path).ok()?.len().checked_sub(BLOCK)?;
-            if *at != length {
+        for what in &appended {
+            let changed = what.changed.len() as u64 * BLOCK;
+            let more = fs::metadata(&what.path).ok()?.len().checked_sub(changed)?;
+            if what.at != length {
                 return None;
             }
             length += more;
@@ -91,7 +118,7 @@ impl Part {
     /// Says that it was used, by the times of its folders: they decide what goes when the cache is bounded. Others may share
     /// the cache read-only.
     pub(super) fn mark_used(&self) {
-        let appended = self.appended.iter().map(|(path, _)| path);
+        let appended = self.appended.iter().map(|what| &what.path);
         for folder in appended.chain([&self.whole]).filter_map(|p| p.parent()) {
             let _ = File::open(folder).and_then(|f| f.set_modified(SystemTime::now()));
         }
@@ -101,38 +128,115 @@ impl Part {
     pub(super) fn write(&self, mut target: &File) -> io::Result<()> {
         // Between files this is copy_file_range(2).
         io::copy(&mut File::open(&self.whole)?, &mut target)?;
-        for (path, at) in &self.appended {
-            let mut source = File::open(path)?;
-            source.seek(SeekFrom::Start(BLOCK))?;
-            target.seek(SeekFrom::Start(*at))?;
+        let mut block = [0; BLOCK as usize];
+        for what in &self.appended {
+            let mut source = File::open(&what.path)?;
+            source.seek(SeekFrom::Start(what.changed.len() as u64 * BLOCK))?;
+            target.seek(SeekFrom::Start(what.at))?;
             io::copy(&mut source, &mut target)?;
-        }
-        if let Some((path, _)) = self.appended.last() {
-            let mut block = Vec::new();
-            File::open(path)?.take(BLOCK).read_to_end(&mut block)?;
-            target.seek(SeekFrom::Start(0))?;
-            target.write_all(&block)?;
+            for (place, number) in (0..).zip(&what.changed) {
+                source.read_exact_at(&mut block, place * BLOCK)?;
+                target.write_all_at(&block, number * BLOCK)?;
+            }
         }
         Ok(())
     }
 
-    /// Writes into a new part's folder what was appended to this one.
+    /// Writes into a new part's folder what was made of this one.
     pub(super) fn write_appended(&self, image: &File, folder: &Path) -> Result<()> {
         let path = folder.join(APPENDED);
-        self.copy_appended(image, &path)
+        let changed = self
+            .copy_appended(image, &path)
             .map_err(Error::io("write", &path))?;
         let path = folder.join(BELOW);
-        let text = format!("{} {}\n", self.key, self.length);
+        let mut text = format!("{} {}\n", self.key, self.length);
+        changed
+            .iter()
+            .for_each(|block| text += &format!("{block}\n"));
         fs::write(&path, text).map_err(Error::io("write", &path))
     }
 
-    fn copy_appended(&self, mut image: &File, path: &Path) -> io::Result<()> {
+    fn copy_appended(&self, mut image: &File, path: &Path) -> io::Result<Vec<u64>> {
+        let changed = self.changed(image)?;
         let mut appended = File::create_new(path)?;
-        image.seek(SeekFrom::Start(0))?;
-        io::copy(&mut image.take(BLOCK), &mut appended)?;
+        let mut block = [0; BLOCK as usize];
+        for (place, number) in (0..).zip(&changed) {
+            image.read_exact_at(&mut block, number * BLOCK)?;
+            appended.write_all_at(&block, place * BLOCK)?;
+        }
+        appended.seek(SeekFrom::End(0))?;
         image.seek(SeekFrom::Start(self.length))?;
         io::copy(&mut image, &mut appended)?;
-        appended.sync_all()
+        appended.sync_all()?;
+        Ok(changed)
+    }
+
+    /// Numbers of the blocks in which an image differs from this part, sorted.
+    fn changed(&self, image: &File) -> io::Result<Vec<u64>> {
+        let content = Content::open(self)?;
+        let pieces: Vec<u64> = (0..self.length.div_ceil(PIECE)).collect();
+        let differing = pieces.into_par_iter().map(|piece| {
+            let start = piece * PIECE;
+            let length = PIECE.min(self.length - start) as usize;
+            let (mut old, mut new) = (vec![0; length], vec![0; length]);
+            content.read(start, &mut old)?;
+            image.read_exact_at(&mut new, start)?;
+            let size = BLOCK as usize;
+            let pairs = old.chunks(size).zip(new.chunks(size));
+            let numbers = (start / BLOCK..).zip(pairs);
+            let differ = numbers.filter(|(_, (old, new))| old != new);
+            Ok(differ.map(|(number, _)| number).collect::<Vec<u64>>())
+        });
+        let found: Vec<Vec<u64>> = differing.collect::<io::Result<_>>()?;
+        Ok(found.concat())
+    }
+}
+
+/// The content of a part, to be read at any place.
+struct Content {
+    /// Files with the ranges that they hold, and where in the file such a range begins.
+    ranges: Vec<(File, std::ops::Range<u64>, u64)>,
+    /// Blocks that were changed later: in which of the files, and where.
+    changed: HashMap<u64, (usize, u64)>,
+}
+
+impl Content {
+    fn open(part: &Part) -> io::Result<Self> {
+        let whole = File::open(&part.whole)?;
+        let ends = part
+            .appended
+            .iter()
+            .map(|what| what.at)
+            .chain([part.length]);
+        let mut ends = ends.collect::<Vec<u64>>().into_iter();
+        let mut ranges = vec![(whole, 0..ends.next().unwrap_or(0), 0)];
+        let mut changed = HashMap::new();
+        for (what, end) in part.appended.iter().zip(ends) {
+            for (place, number) in (0..).zip(&what.changed) {
+                changed.insert(*number, (ranges.len(), place * BLOCK));
+            }
+            let begin = what.changed.len() as u64 * BLOCK;
+            ranges.push((File::open(&what.path)?, what.at..end, begin));
+        }
+        Ok(Self { ranges, changed })
+    }
+
+    /// Reads from a place on, which is a block's beginning.
+    fn read(&self, start: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let end = start + buffer.len() as u64;
+        for (file, range, begin) in &self.ranges {
+            let (from, to) = (start.max(range.start), end.min(range.end));
+            if from < to {
+                let part = &mut buffer[(from - start) as usize..(to - start) as usize];
+                file.read_exact_at(part, begin + from - range.start)?;
+            }
+        }
+        for (number, block) in (start / BLOCK..).zip(buffer.chunks_mut(BLOCK as usize)) {
+            if let Some((file, at)) = self.changed.get(&number) {
+                self.ranges[*file].0.read_exact_at(block, *at)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -219,7 +323,10 @@ mod tests {
                 below = Part::find(cache.path(), &key(name));
                 continue;
             };
+            // The second one's last block is changed by the third.
             image[..BLOCK as usize].fill(b'0' + index as u8);
+            let end = image.len();
+            image[end - 1] = b'!';
             image.extend(block(name.as_bytes()[0]));
             let path = cache.path().join("image");
             fs::write(&path, &image).unwrap();
@@ -257,8 +364,10 @@ mod tests {
             Part::find(cache.path(), &key("c")).is_some()
         };
         let (a, b, c) = (key("a"), key("b"), key("c"));
-        assert!(lengths(&format!("{b} 12288\n")));
+        assert!(lengths(&format!("{b} 12288\n0\n2\n")));
         for wrong in [
+            format!("{b} 12288\n0\n3\n"),
+            format!("{b} 12288\n0\nx\n"),
             String::new(),
             format!("{b} 8192"),
             format!("{a} 12288"),

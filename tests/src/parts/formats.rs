@@ -107,6 +107,11 @@ pub fn all(world: &World) -> Result<()> {
     let three = bake("changed.toml", "three", "raw,tar").env("FARROW_CACHE", &own);
     let three = identity::digests(&three.json()?)?;
     let compared = (&three, dir.join("three/image"));
+    // What the cache held of another recipe does not show.
+    let four = bake("changed.toml", "four", "raw,tar").env("FARROW_CACHE", dir.join("empty"));
+    let four = identity::digests(&four.json()?)?;
+    let folder_of_four = dir.join("four/image");
+    identity::same(world, (&three, &compared.1), (&four, &folder_of_four))?;
     let refused = identity::same(world, (&digests, &folder), (compared.0, &compared.1));
     let said = refused.err().map(|error| error.to_string());
     ensure!(
@@ -114,6 +119,8 @@ pub fn all(world: &World) -> Result<()> {
         "a changed /etc/motd is not named: {said:?}"
     );
     fs::remove_dir_all(dir.join("three"))?;
+    fs::remove_dir_all(dir.join("four"))?;
+    fs::remove_dir_all(dir.join("empty"))?;
     fs::remove_dir_all(dir.join("another place"))?;
     read_back(world, &dir)?;
     packed(world, &dir)?;
