@@ -2,8 +2,8 @@
 //!
 //! A part is a folder named by the digest of all that goes into it; it appears under that name by one rename when it is complete.
 //! Most file systems of an image are another one with a little appended, and a copy of each would cost more time on the disk
-//! than making it: they are kept as what was appended, with the blocks that were changed before that (mkfs.erofs changes its
-//! superblock, the root's inode, and folders' entries for their parents), and put together in a [`WorkingImage`].
+//! than making it: they are kept as what was appended, with the blocks that were changed before that (mkfs.erofs changes more
+//! than its superblock), and put together in a [`WorkingImage`].
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -153,7 +153,10 @@ impl Part {
         changed
             .iter()
             .for_each(|block| text += &format!("{block}\n"));
-        fs::write(&path, text).map_err(Error::io("write", &path))
+        // Cut short by a power cut it could still name a part.
+        fs::write(&path, text)
+            .and_then(|()| File::open(&path)?.sync_all())
+            .map_err(Error::io("write", &path))
     }
 
     fn copy_appended(&self, mut image: &File, path: &Path) -> io::Result<Vec<u64>> {
