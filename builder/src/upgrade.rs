@@ -180,8 +180,6 @@ mod tests {
                 ("root", Piece::File(&root)),
                 ("verity", Piece::Bytes(&[2; 4096])),
                 ("linux.efi", Piece::Bytes(b"uki")),
-                ("vmlinuz", Piece::Bytes(b"kernel")),
-                ("initrd", Piece::Bytes(b"initrd")),
                 ("entry.cfg", Piece::Bytes(b"entry")),
             ],
         };

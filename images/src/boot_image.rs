@@ -1,5 +1,5 @@
-//! What a disk's boot loaders start: the unified kernel image, or kernel and initial file system beside it; which kernel,
-//! what command line, what name in the boot menu.
+//! What a disk's boot loaders start: the unified kernel image, out of which GRUB takes kernel and initial file system when
+//! the firmware is a BIOS; which kernel, what command line, what name in the boot menu.
 
 use std::fs;
 use std::path::Path;
@@ -36,36 +36,18 @@ pub(crate) fn find_kernel(root: &RootTree) -> Result<Kernel> {
 pub(crate) struct BootFiles {
     /// The boot loader for UEFI.
     pub(crate) loader: Vec<u8>,
-    /// The unified kernel image, for UEFI.
+    /// The unified kernel image.
     pub(crate) image: Vec<u8>,
-    /// What GRUB starts, where there are machines with a BIOS.
-    pub(crate) bios: Option<BiosFiles>,
-}
-
-/// What GRUB starts.
-pub(crate) struct BiosFiles {
-    /// The kernel.
-    pub(crate) kernel: Vec<u8>,
-    /// Its initial file system.
-    pub(crate) initrd: Vec<u8>,
-    /// The file that tells GRUB its command line.
-    pub(crate) entry: Vec<u8>,
-}
-
-impl BootFiles {
-    /// Bytes that one version takes in the ESP.
-    pub(crate) fn size(&self) -> u64 {
-        let bios = self.bios.as_ref();
-        let bios = bios.map_or(0, |bios| bios.kernel.len() + bios.initrd.len());
-        (self.image.len() + bios) as u64
-    }
+    /// The file that tells GRUB the command line and where in the image kernel and initial file system are, where there
+    /// are machines with a BIOS.
+    pub(crate) entry: Option<Vec<u8>>,
 }
 
 /// Makes them with that initial file system.
 pub(crate) fn build(
     input: &DiskInput,
     kernel: &Kernel,
-    initrd: Vec<u8>,
+    initrd: &[u8],
     parts: &Parts,
     tools: &ToolsTree,
 ) -> Result<BootFiles> {
@@ -87,22 +69,21 @@ pub(crate) fn build(
             os_release: os_release.as_bytes(),
             command_line: &command_line,
             release: &kernel.version,
-            initrd: &initrd,
+            initrd,
             kernel: &linux,
         },
     )?;
-    let bios = input.architecture.has_bios().then(|| BiosFiles {
-        kernel: linux,
-        initrd,
-        entry: grub::entry(&command_line).into_bytes(),
-    });
+    let entry = match input.architecture.has_bios() {
+        true => Some(grub::entry(&command_line, &image)?.into_bytes()),
+        false => None,
+    };
     let loader = input
         .architecture
         .boot_loader(&tools.root, &input.root.path)?;
     Ok(BootFiles {
         loader: sign("the boot loader", read(&loader)?)?,
         image: sign("the kernel image", image)?,
-        bios,
+        entry,
     })
 }
 

@@ -87,7 +87,7 @@ pub enum Piece<'a> {
 pub struct Pieces<'a> {
     /// dm-verity root hash, hex.
     pub root_hash: &'a str,
-    /// By name: `root`, `verity`, `linux.efi`, `vmlinuz`, `initrd`, `entry.cfg`.
+    /// By name: `root`, `verity`, `linux.efi`, `entry.cfg`.
     pub pieces: Vec<(&'static str, Piece<'a>)>,
 }
 
@@ -130,11 +130,11 @@ pub fn build(
     );
     let (parts, initrd) = (parts?, initrd?);
     let root_hash = hex::encode(parts.tree.root_hash);
-    let boot = boot_image::build(input, &kernel, initrd, &parts, tools)?;
+    let boot = boot_image::build(input, &kernel, &initrd, &parts, tools)?;
     stage(progress, "image/esp", || {
         make_esp(input, &boot, tools, work.path())
     })?;
-    let layout = parts.layout(input, esp::size(boot.size()))?;
+    let layout = parts.layout(input, esp::size(boot.image.len() as u64))?;
     let bios = match input.architecture.has_bios() {
         true => Some(grub::build(tools, work.path(), layout.partitions[0].start)?),
         false => None,
@@ -296,12 +296,8 @@ fn pieces<'a>(parts: &'a Parts, boot: &'a BootFiles, root_hash: &'a str) -> Piec
         ("verity", Piece::Bytes(&parts.tree.bytes)),
         ("linux.efi", Piece::Bytes(&boot.image)),
     ];
-    if let Some(bios) = &boot.bios {
-        pieces.extend([
-            ("vmlinuz", Piece::Bytes(&bios.kernel)),
-            ("initrd", Piece::Bytes(&bios.initrd)),
-            ("entry.cfg", Piece::Bytes(&bios.entry)),
-        ]);
+    if let Some(entry) = &boot.entry {
+        pieces.push(("entry.cfg", Piece::Bytes(entry)));
     }
     Pieces { root_hash, pieces }
 }

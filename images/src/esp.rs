@@ -56,7 +56,7 @@ pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result
         .workdir("/work")
         .env("SOURCE_DATE_EPOCH", &epoch)
         .env("MTOOLS_SKIP_CHECK", "1");
-    let sectors = (size(content.boot.size()) / 1024).to_string();
+    let sectors = (size(content.boot.image.len() as u64) / 1024).to_string();
     let volume = format!("{:08x}", content.volume);
     sandbox.run(
         &[
@@ -79,7 +79,7 @@ pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result
         None,
     )?;
     let mut folders = vec!["esp/EFI", "esp/farrow", "esp/grub", "esp/loader"];
-    if content.boot.bios.is_none() {
+    if content.boot.entry.is_none() {
         folders.retain(|folder| !["esp/farrow", "esp/grub"].contains(folder));
     }
     // -m takes over the times of files and folders.
@@ -88,12 +88,11 @@ pub(crate) fn build(content: &Content, tools: &ToolsTree, work: &Path) -> Result
     Ok(())
 }
 
-/// GRUB's configuration and what it starts, by path.
+/// GRUB's configuration and state, by path.
 fn bios_files<'a>(content: &Content<'a>) -> Vec<(String, Cow<'a, [u8]>)> {
-    let Some(boot) = &content.boot.bios else {
+    let Some(entry) = &content.boot.entry else {
         return Vec::new();
     };
-    let own = |file: &str| format!("farrow/{}/{file}", content.name);
     let environment = grub::environment(&[("farrow_default", content.name)]);
     vec![
         (
@@ -101,9 +100,10 @@ fn bios_files<'a>(content: &Content<'a>) -> Vec<(String, Cow<'a, [u8]>)> {
             grub::CONFIGURATION.as_bytes().into(),
         ),
         ("grub/grubenv".into(), environment.into()),
-        (own("vmlinuz"), (&boot.kernel[..]).into()),
-        (own("initrd"), (&boot.initrd[..]).into()),
-        (own("entry.cfg"), (&boot.entry[..]).into()),
+        (
+            format!("farrow/{}/entry.cfg", content.name),
+            (&entry[..]).into(),
+        ),
     ]
 }
 

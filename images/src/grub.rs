@@ -10,13 +10,15 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::partitions::SECTOR;
 use crate::tools::ToolsTree;
+use crate::uki;
 
 /// GRUB's images and modules in the tools tree.
 const PLATFORM: &str = "usr/lib/grub/i386-pc";
 /// Where GRUB's files are: on the disk that it was read from, the second partition.
 const PREFIX: &str = "(,gpt2)/grub";
-/// What the core image can do: read the ESP and its table, run the configuration, write the environment, start Linux.
-const MODULES: [&str; 14] = [
+/// What the core image can do: read the ESP and its table, run the configuration (`regexp` expands names with a star),
+/// write the environment, read out of a file by sectors, start Linux.
+const MODULES: [&str; 16] = [
     "biosdisk",
     "configfile",
     "echo",
@@ -24,9 +26,11 @@ const MODULES: [&str; 14] = [
     "halt",
     "linux",
     "loadenv",
+    "loopback",
     "normal",
     "part_gpt",
     "reboot",
+    "regexp",
     "serial",
     "sleep",
     "terminal",
@@ -126,8 +130,39 @@ pub fn environment(variables: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// The file that tells the configuration a version's kernel command line, in GRUB's quotes.
-pub fn entry(command_line: &str) -> String {
+/// The file that tells the configuration a version's kernel command line, in GRUB's quotes, and which sectors of its unified
+/// kernel image are kernel and initial file system, in GRUB's notation of a list of blocks, `FIRST+COUNT`.
+///
+/// What follows a section up to the sector's end are zeros, which the kernel skips behind an initial file system and GRUB
+/// loads behind a kernel.
+///
+/// # Errors
+/// When the image lacks a section, or one does not begin with a sector.
+pub fn entry(command_line: &str, image: &[u8]) -> Result<String> {
+    let blocks = |name| {
+        blocks(image, name).map_err(|reason| Error::Boot {
+            what: "the kernel image",
+            reason: format!("{name}: {reason}"),
+        })
+    };
+    let (kernel, initrd) = (blocks(".linux")?, blocks(".initrd")?);
+    Ok(format!(
+        "set farrow_linux={kernel}\nset farrow_initrd={initrd}\nset farrow_cmdline={}\n",
+        quoted(command_line)
+    ))
+}
+
+/// The sectors of a section.
+fn blocks(image: &[u8], name: &str) -> std::result::Result<String, &'static str> {
+    let place = uki::place(image, name)?;
+    if !place.start.is_multiple_of(SECTOR) {
+        return Err("it does not begin with a sector");
+    }
+    let count = (place.end - place.start).div_ceil(SECTOR);
+    Ok(format!("{}+{count}", place.start / SECTOR))
+}
+
+fn quoted(command_line: &str) -> String {
     let mut quoted = String::with_capacity(command_line.len());
     for c in command_line.chars() {
         if matches!(c, '$' | '"' | '\\') {
@@ -135,7 +170,7 @@ pub fn entry(command_line: &str) -> String {
         }
         quoted.push(c);
     }
-    format!("set farrow_cmdline=\"{quoted}\"\n")
+    format!("\"{quoted}\"")
 }
 
 #[cfg(test)]
@@ -195,6 +230,30 @@ mod tests {
 
     #[test]
     fn command_lines_are_quoted() {
-        assert_eq!(entry("a=b c=$d"), "set farrow_cmdline=\"a=b c=\\$d\"\n");
+        assert_eq!(quoted("a=b c=$d"), "\"a=b c=\\$d\"");
+    }
+
+    /// Read as GRUB does, by whole sectors, kernel and initial file system are there.
+    #[test]
+    fn an_entry_leads_to_the_sections_of_the_image() {
+        let stub = uki::tests::stub();
+        let parts = uki::Parts {
+            os_release: b"ID=debian\n",
+            command_line: "a",
+            release: "6.12",
+            initrd: &[7; 5000],
+            kernel: &stub,
+        };
+        let image = uki::build(&stub, &parts).unwrap();
+        let text = entry("a", &image).unwrap();
+        assert_eq!(
+            text,
+            "set farrow_linux=17+4\nset farrow_initrd=7+10\nset farrow_cmdline=\"a\"\n"
+        );
+        assert_eq!(&image[17 * 512..21 * 512], &stub[..]);
+        let initrd = &image[7 * 512..17 * 512];
+        assert_eq!(initrd[..5000], [7; 5000]);
+        assert_eq!(initrd[5000..], [0; 120]);
+        assert!(entry("a", &stub).is_err(), "a stub has no kernel");
     }
 }

@@ -3,6 +3,8 @@
 //! Formats: PE32+ as in Microsoft's "PE Format"; the sections' names and meanings as in the UAPI group's "Unified
 //! Kernel Image" specification. Sections are appended behind the stub's own, which stay as they are.
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 
 /// A section's header in a PE file.
@@ -79,6 +81,22 @@ fn malformed(what: &'static str, reason: &'static str) -> Error {
 /// # Errors
 /// A reason when this is not a PE file of the expected form; arbitrary bytes are fine.
 pub fn sections(image: &[u8]) -> std::result::Result<Vec<(String, &[u8])>, &'static str> {
+    let list = places(image)?.into_iter();
+    Ok(list.map(|(name, place)| (name, &image[place])).collect())
+}
+
+/// Where in an image a section is, bytes, without the padding in the file.
+///
+/// # Errors
+/// As [`sections`], and when there is none.
+pub fn place(image: &[u8], name: &str) -> std::result::Result<Range<u64>, &'static str> {
+    let found = places(image)?.into_iter().find(|(known, _)| known == name);
+    let (_, place) = found.ok_or("there is no such section")?;
+    Ok(place.start as u64..place.end as u64)
+}
+
+/// Names and places of the sections, all within the image.
+fn places(image: &[u8]) -> std::result::Result<Vec<(String, Range<usize>)>, &'static str> {
     let pe = Pe::parse(image)?;
     let mut list = Vec::new();
     for header in pe.headers(image) {
@@ -89,11 +107,11 @@ pub fn sections(image: &[u8]) -> std::result::Result<Vec<(String, &[u8])>, &'sta
             .collect();
         let (memory, size, at) = (word(header, 8), word(header, 16), word(header, 20));
         let length = size.min(memory.max(1)) as usize;
-        let data = image
-            .get(at as usize..)
-            .and_then(|rest| rest.get(..length))
-            .ok_or("a section lies outside of the file")?;
-        list.push((String::from_utf8_lossy(&name).into_owned(), data));
+        let place = at as usize..at as usize + length;
+        if place.end > image.len() {
+            return Err("a section lies outside of the file");
+        }
+        list.push((String::from_utf8_lossy(&name).into_owned(), place));
     }
     Ok(list)
 }
@@ -296,6 +314,8 @@ pub(crate) mod tests {
         assert_eq!(found[0].1.len(), 0x123);
         assert_eq!(found[1].1, b"ID=debian\n");
         assert_eq!(found[4].1, [7; 5000]);
+        assert_eq!(place(&image, ".initrd"), Ok(0xe00..0xe00 + 5000));
+        assert!(place(&image, ".dtb").is_err());
         assert_eq!(&found[5].1[..stub.len()], &stub[..]);
         let pe = Pe::parse(&image).unwrap();
         let addresses: Vec<u32> = pe.headers(&image).map(|h| word(h, 12)).collect();

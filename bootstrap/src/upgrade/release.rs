@@ -14,16 +14,14 @@ pub const SIGNATURE: &str = "upgrade.json.sig";
 pub const DOCUMENT_LIMIT: u64 = 64 << 10;
 /// The other members in their order, each with its largest size in bytes. What goes into the slot comes first, so that it
 /// is whole and right before the boot loader's files arrive.
-pub const MEMBERS: [(&str, u64); 6] = [
+pub const MEMBERS: [(&str, u64); 4] = [
     ("root", (8 << 30) - 4096),
     ("verity", 256 << 20),
     ("linux.efi", 512 << 20),
-    ("vmlinuz", 256 << 20),
-    ("initrd", 256 << 20),
     ("entry.cfg", 16 << 10),
 ];
 /// Version of the format.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// Blocks of file systems and hash trees.
 const BLOCK: u64 = 4096;
 
@@ -31,7 +29,7 @@ const BLOCK: u64 = 4096;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
-    /// Version of the format, 1.
+    /// Version of the format, 2.
     pub schema: u32,
     /// Name of the image.
     pub name: String,
@@ -196,15 +194,15 @@ mod tests {
         let text = serde_json::to_string(&sample()).unwrap();
         assert_eq!(Release::parse(text.as_bytes()).unwrap(), sample());
         assert_eq!(sample().partition_ids(), [[0xcd; 16]; 2]);
-        assert_eq!(sample().boot_bytes(), 4 * 4096);
+        assert_eq!(sample().boot_bytes(), 2 * 4096);
     }
 
     #[test]
     fn other_documents_are_refused() {
         let text = serde_json::to_string(&sample()).unwrap();
         for (from, to) in [
-            ("\"schema\":1", "\"schema\":2"),
-            ("\"schema\":1", "\"schema\":1,\"more\":1"),
+            ("\"schema\":2", "\"schema\":1"),
+            ("\"schema\":2", "\"schema\":2,\"more\":1"),
             ("\"base\"", "\"../base\""),
             ("\"base\"", "\"\""),
             ("\"version\":\"2\"", "\"version\":\"2+3\""),

@@ -85,7 +85,7 @@ fn a_version_is_written_beside_the_running_one() {
     let third = Upgrade::new("3");
     site.upgrade(&third.pack()[..]).unwrap();
     assert_eq!(site.entries(), ["base_1.efi", "base_3+3.efi"]);
-    assert_eq!(site.bios_file("2", "vmlinuz"), None);
+    assert_eq!(site.bios_file("2", "entry.cfg"), None);
     assert!(site.content("root-b", 4096) == third.contents[0][..4096]);
 }
 
@@ -141,7 +141,7 @@ fn refusals() {
         ("signature", |upgrade, _| {
             upgrade.signature = Some(site::sign(b"another document"))
         }),
-        ("format", |upgrade, _| upgrade.release.schema = 2),
+        ("format", |upgrade, _| upgrade.release.schema = 1),
         ("name", |upgrade, _| upgrade.release.name = "slim".into()),
         ("architecture", |upgrade, _| {
             upgrade.release.architecture = "riscv64".into()

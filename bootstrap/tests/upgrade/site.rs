@@ -79,8 +79,8 @@ impl Upgrade {
         let mut tree = Tree::new(Superblock::parse(&verity).unwrap());
         tree.update(&root);
         let hash = hex::encode(tree.root().unwrap());
-        let boot = ["linux.efi", "vmlinuz", "initrd", "entry.cfg"]
-            .map(|name| format!("{name} of {version}").into_bytes());
+        let boot =
+            ["linux.efi", "entry.cfg"].map(|name| format!("{name} of {version}").into_bytes());
         let contents: Vec<Vec<u8>> = [root, verity].into_iter().chain(boot).collect();
         let mut upgrade = Upgrade {
             release: Release::new(

@@ -9,7 +9,7 @@ use e2e::world::World;
 use serde_json::Value;
 
 /// Run on a machine that GRUB started.
-const BY_BIOS: &str = "meta=grep -q '^BOOT_IMAGE=/farrow/base_0.1.0/vmlinuz ' /proc/cmdline && \
+const BY_BIOS: &str = "meta=grep -q '^BOOT_IMAGE=(base_0.1.0)[0-9]*+[0-9]* ' /proc/cmdline && \
      test ! -e /sys/firmware/efi && test -e /sys/module/vmw_pvscsi && \
      test -x /usr/bin/farrow-bootstrap && ! command -v postgres";
 /// Run on a machine whose firmware enforces Secure Boot: the value of the variable, behind four bytes of attributes.
