@@ -4,6 +4,7 @@
 //! dpkg are there; then the tree's own dpkg unpacks and configures the rest in sandboxes without network. The layers
 //! together are [finished](finish): nothing individual or secret is left, and the same input gives the same bytes.
 
+mod background;
 mod changes;
 mod dpkg;
 mod failure;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
+use super::background;
 use super::failure::Failure;
 use super::filter;
 use super::input::RootInput;
@@ -97,20 +98,19 @@ impl<'a> Dpkg<'a> {
             .map(|planned| planned.package.name.as_str())
             .collect();
         if !essential.is_empty() {
-            let words = OPTIONS.into_iter().chain(["--no-triggers", "--configure"]);
+            let words = ["--no-triggers", "--configure"].into_iter();
             self.set_up(words.chain(essential.iter().copied()), 0)?;
         }
-        let words = ["sh", "-c", policy::WAIT, "configure"]
-            .into_iter()
-            .chain(OPTIONS);
-        let words = words.chain(["--configure", "--pending"]);
-        self.set_up(words, essential.len() as u64)?;
+        let words = ["--configure", "--pending"];
+        self.set_up(words.into_iter(), essential.len() as u64)?;
         self.finished(CONFIGURE, start);
         Ok(())
     }
 
-    /// Runs a dpkg that configures packages beyond `done`.
+    /// Runs a dpkg that configures packages beyond `done`, and waits for what their scripts left in the background.
     fn set_up<'w>(&self, words: impl Iterator<Item = &'w str>, done: u64) -> Result<()> {
+        let waiting = ["sh", "-c", background::WAIT, "configure"].into_iter();
+        let words = waiting.chain(OPTIONS).chain(words);
         let argv: Vec<String> = words.map(str::to_owned).collect();
         self.run(&self.sandbox, &argv, "Setting up ", CONFIGURE, done)
     }
@@ -214,7 +214,7 @@ fn name_script(error: Error, name: &str) -> Error {
 /// The sandbox with what maintainer scripts find in it.
 fn prepared(sandbox: Sandbox, input: &RootInput, work: &Path) -> Result<Sandbox> {
     let stand_ins = work.join("bin");
-    for (name, script) in policy::STAND_INS {
+    for (name, script) in policy::STAND_INS.into_iter().chain(background::STAND_INS) {
         write_stand_in(&stand_ins, name, script)?;
     }
     let environment = [

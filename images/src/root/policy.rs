@@ -12,14 +12,12 @@ pub(super) const POLICY_RC_D: &str = "/usr/sbin/policy-rc.d";
 ///   record of the asking, which is not kept. Each asking costs the start of an interpreter, and there are hundreds.
 /// - Certificates are hashed once: what ca-certificates does when it is configured, it does again a moment later, by its
 ///   own trigger.
-/// - Python modules are compiled while other packages are being configured; see [`WAIT`].
-pub(super) const STAND_INS: [(&str, &str); 6] = [
+pub(super) const STAND_INS: [(&str, &str); 5] = [
     ("update-initramfs", NOTHING),
     ("deb-systemd-helper", NOTHING),
     ("deb-systemd-invoke", NOTHING),
     ("invoke-rc.d", NOTHING),
     ("update-ca-certificates", TRIGGERED),
-    ("py3compile", COMPILE),
 ];
 
 const NOTHING: &str = "#!/bin/sh\nexit 0\n";
@@ -30,34 +28,6 @@ const TRIGGERED: &str = r#"#!/bin/sh
 PATH=${PATH#*:}
 own=$(command -v update-ca-certificates)
 [ "${1:-}" = --hooksdir ] && [ "$own" = /usr/sbin/update-ca-certificates ] || exec "$own" "$@"
-"#;
-
-/// Leaves a note, and takes it away when the real program has succeeded. One lock is held until then, by as many jobs
-/// as there are; the other lets one run at a time: dpkg needs a processor as well.
-const COMPILE: &str = r#"#!/bin/sh
-set -e
-mkdir -p /run/farrow/jobs
-note=$(mktemp -p /run/farrow/jobs)
-echo "py3compile $*" >"$note"
-exec 8>>/run/farrow/running
-flock --shared 8
-(
-    exec 9>>/run/farrow/turn
-    flock 9
-    /usr/bin/py3compile "$@" && rm "$note"
-) </dev/null >>/run/farrow/log 2>&1 &
-"#;
-
-/// Runs its arguments, then waits for background jobs; one that failed, or was killed, has left its note.
-pub(super) const WAIT: &str = r#"
-"$@" || exit
-flock /run/farrow/running true
-if [ -n "$(ls -A /run/farrow/jobs 2>/dev/null)" ]; then
-    cat /run/farrow/log
-    echo "these did not succeed:"
-    cat /run/farrow/jobs/*
-    exit 1
-fi
 "#;
 
 /// Sections of the manual. Its pages are left out, but scripts link to pages that packages have elsewhere.

@@ -25,6 +25,11 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
         "/usr/share/info/dir*",
         "an index of manuals that are left out, renamed each time that its trigger runs",
     ),
+    (
+        "/etc/.git*",
+        "etckeeper's history of /etc: times, and what other packages had done by then",
+    ),
+    ("/etc/.etckeeper", "the state that goes with that history"),
     // Caches, logs, backups and locks of the build.
     ("/var/cache/*", "caches"),
     ("/var/log/*", "logs"),
@@ -34,10 +39,6 @@ pub const EXCEPTIONS: &[(&str, &str)] = &[
     ("/var/tmp/*", "temporary"),
     ("/run/*", "temporary"),
     ("/dev/*", "made when a machine starts"),
-    (
-        "*/__pycache__/*",
-        "bytecode: the same modules, with another way to see whether it is current",
-    ),
     ("*-old", "backups of databases"),
     ("/etc/*-", "backups of the account files"),
     ("/var/lib/dpkg/lock*", "locks"),

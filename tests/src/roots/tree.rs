@@ -20,6 +20,10 @@ const ACCOUNTS: [&str; 6] = [
 ];
 /// Where Farrow keeps the package database, and where Debian has it.
 const DATABASE: (&str, &str) = ("/usr/lib/sysimage/dpkg", "/var/lib/dpkg");
+/// Python's compiled modules. How their header says what they were compiled from, a time or a hash, is each maker's affair (PEP 552):
+/// magic number and flags of four bytes each, eight for the source.
+const BYTECODE: &str = ".pyc";
+const BYTECODE_HEADER: usize = 16;
 
 /// What is at a path, as one line: type, mode, owner, group, target or digest.
 pub type Tree = BTreeMap<String, String>;
@@ -109,7 +113,11 @@ fn content(
             bytes = sorted(text.lines().map(str::to_owned)).into_bytes();
         }
     }
-    Ok(hex::encode(&Sha256::digest(&bytes)[..8]))
+    let mut said = &bytes[..];
+    if path.ends_with(BYTECODE) {
+        said = said.get(BYTECODE_HEADER..).unwrap_or_default();
+    }
+    Ok(hex::encode(&Sha256::digest(said)[..8]))
 }
 
 fn sorted(parts: impl Iterator<Item = String>) -> String {
