@@ -2,7 +2,7 @@
 //! another processor.
 //!
 //! - Python modules are compiled (`py3compile`). Half of that program's time goes into starting interpreters, so one process
-//!   does what was asked for [meanwhile](COMPILE_ALL). Two at a time could miss a folder that both want to make.
+//!   (`background/py3compile_all.py`) does what was asked for meanwhile. Two at a time could miss a folder that both want to make.
 //! - The modules of a kernel are indexed (`depmod`): it unpacks each of them.
 //!
 //! Only while there is a queue, which the [waiting](WAIT) program makes: what a recipe's script asks for is done at once.
@@ -36,7 +36,7 @@ flock --shared 8
 ) </dev/null >>/run/farrow/log 2>&1 &
 "#;
 
-/// Leaves a note, and takes it away when the real program has succeeded. `-a` is the default (depmod(8)); whatever else is no plain
+/// Leaves a note among what failed, so that it is there also when it was killed, and takes it away when the real program has succeeded. `-a` is the default (depmod(8)); whatever else is no plain
 /// order to index a kernel's modules may have an answer that somebody waits for.
 const INDEX: &str = r#"#!/bin/sh
 set -e
