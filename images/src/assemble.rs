@@ -1,63 +1,153 @@
 //! Putting the parts of a disk into one sparse file.
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
 
 use nix::unistd::{Whence, lseek};
+use sha2::{Digest, Sha256};
 
 use crate::disk::Parts;
 use crate::error::{Error, Result};
+use crate::formats;
 use crate::grub::Embedded;
 use crate::partitions::{self, Layout, SECTOR};
+use crate::progress::{ProgressFn, stage};
 
-/// Writes table and parts into a sparse file.
-pub(crate) fn assemble(
-    path: &Path,
-    layout: &Layout,
-    parts: &Parts,
-    esp: &Path,
-    bios: Option<&Embedded>,
-) -> Result<()> {
-    use std::os::unix::fs::FileExt;
-    let io = |what| Error::io(what, path);
-    let mut disk = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
-        .map_err(io("create"))?;
-    partitions::write(layout, &mut disk, path)?;
-    if let Some(bios) = bios {
-        disk.write_all_at(&bios.boot_code, 0).map_err(io("write"))?;
-    }
-    for partition in &layout.partitions {
-        let at = partition.start * SECTOR;
-        let source = match partition.name.as_str() {
-            "esp" => esp,
-            "root-a" => &parts.root,
-            "var" => &parts.var,
-            "repo" => parts.repository.as_deref().unwrap_or(esp),
-            "bios" => {
-                let core = bios.map_or(&[][..], |bios| &bios.core);
-                disk.write_all_at(core, at).map_err(io("write"))?;
-                continue;
-            }
-            "verity-a" => {
-                disk.write_all_at(&parts.tree.bytes, at)
-                    .map_err(io("write"))?;
-                continue;
-            }
-            _ => continue,
+/// A raw disk that is put together. The root, which is most of it, is copied beside other work; until it is there, its bytes are
+/// read from where it comes from.
+pub(crate) struct RawDisk<'scope> {
+    /// The disk's file.
+    pub(crate) path: &'scope Path,
+    /// Where the root is copied from.
+    pub(crate) root: &'scope Path,
+    /// Where the root begins on the disk, in bytes.
+    at: u64,
+    file: File,
+    copying: Mutex<Option<ScopedJoinHandle<'scope, Result<()>>>>,
+}
+
+impl<'scope> RawDisk<'scope> {
+    /// Creates the file, and begins to copy the root to where it will most likely be.
+    pub(crate) fn begin(
+        scope: &'scope Scope<'scope, '_>,
+        path: &'scope Path,
+        root: &'scope Path,
+        at: u64,
+        progress: ProgressFn<'scope>,
+    ) -> Result<Self> {
+        let mut options = File::options();
+        let options = options.read(true).write(true).create_new(true);
+        let file = options.open(path).map_err(Error::io("create", path))?;
+        // With a position of its own.
+        let target = File::options().write(true).open(path);
+        let target = target.map_err(Error::io("open", path))?;
+        let copy = move || {
+            stage(progress, "image/disk", || {
+                copy_data(root, &target, at).map_err(Error::io("copy", root))
+            })
         };
-        copy_data(source, &disk, at).map_err(Error::io("copy", source))?;
+        Ok(Self {
+            path,
+            root,
+            at,
+            file,
+            copying: Mutex::new(Some(scope.spawn(copy))),
+        })
     }
-    Ok(())
+
+    /// Waits until the root is on the disk. Of several callers one is told what went wrong.
+    pub(crate) fn wait(&self) -> Result<()> {
+        let mut copying = self.copying.lock().unwrap_or_else(PoisonError::into_inner);
+        match copying.take().map(ScopedJoinHandle::join) {
+            None => Ok(()),
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Writes the table and all parts but the root, which is copied once more when it belongs elsewhere.
+    pub(crate) fn write(
+        &mut self,
+        layout: &Layout,
+        parts: &Parts,
+        esp: &Path,
+        bios: Option<&Embedded>,
+    ) -> Result<()> {
+        self.place_root(layout)?;
+        partitions::write(layout, &mut self.file, self.path)?;
+        let io = |what| Error::io(what, self.path);
+        if let Some(bios) = bios {
+            let written = self.file.write_all_at(&bios.boot_code, 0);
+            written.map_err(io("write"))?;
+        }
+        for partition in &layout.partitions {
+            let at = partition.start * SECTOR;
+            let source = match partition.name.as_str() {
+                "esp" => esp,
+                "var" => &parts.var,
+                "repo" => parts.repository.as_deref().unwrap_or(esp),
+                "bios" => {
+                    let core = bios.map_or(&[][..], |bios| &bios.core);
+                    self.file.write_all_at(core, at).map_err(io("write"))?;
+                    continue;
+                }
+                "verity-a" => {
+                    let written = self.file.write_all_at(&parts.tree.bytes, at);
+                    written.map_err(io("write"))?;
+                    continue;
+                }
+                _ => continue,
+            };
+            copy_data(source, &self.file, at).map_err(Error::io("copy", source))?;
+        }
+        Ok(())
+    }
+
+    fn place_root(&mut self, layout: &Layout) -> Result<()> {
+        let mut partitions = layout.partitions.iter();
+        let root = partitions.find(|partition| partition.name == "root-a");
+        let at = root.map_or(self.at, |partition| partition.start * SECTOR);
+        if at == self.at {
+            return Ok(());
+        }
+        self.wait()?;
+        self.at = at;
+        let emptied = self.file.set_len(0);
+        emptied.map_err(Error::io("empty", self.path))?;
+        copy_data(self.root, &self.file, at).map_err(Error::io("copy", self.root))
+    }
+
+    /// SHA-256 in hex and size. What is not the root must have been written.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn digest(&self) -> Result<(String, u64)> {
+        let open = |path: &Path| {
+            let file = File::open(path).map_err(Error::io("open", path))?;
+            let length = file.metadata().map_err(Error::io("read", path))?.len();
+            Ok::<_, Error>((file, length))
+        };
+        let (disk, size) = open(self.path)?;
+        let (root, length) = open(self.root)?;
+        let end = self.at + length;
+        let mut hash = Sha256::new();
+        for (file, range, path) in [
+            (&disk, 0..self.at, self.path),
+            (&root, 0..length, self.root),
+            (&disk, end..size, self.path),
+        ] {
+            formats::hash_range(&mut hash, file, range).map_err(Error::io("read", path))?;
+        }
+        Ok((hex::encode(hash.finalize()), size))
+    }
 }
 
 /// Copies a file's data to an offset of another file; its holes stay holes.
 pub(crate) fn copy_data(source: &Path, mut target: &File, offset: u64) -> std::io::Result<()> {
-    use std::io::Read;
     let file = File::open(source)?;
     let mut from = 0;
     // ENXIO: no more data.
@@ -75,11 +165,43 @@ pub(crate) fn copy_data(source: &Path, mut target: &File, offset: u64) -> std::i
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architecture::Architecture;
     use std::fs;
+
+    /// The digest is the disk's also while its root is still copied, and where it has to be copied once more.
+    #[test]
+    fn a_disk_is_hashed_while_its_root_is_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| (n % 251) as u8).collect();
+        for (name, length) in [("root", 3 << 20), ("esp", 1 << 20), ("var", 2 << 20)] {
+            fs::write(path(name), &bytes[..length]).unwrap();
+        }
+        let tree = crate::verity::build(&path("root"), &[0; 32], [0; 16]).unwrap();
+        let parts = Parts::of_files(&path("root"), tree, &path("var"));
+        let layout = parts
+            .layout(&crate::disk::tests::input(), 64 << 20)
+            .unwrap();
+        let progress = |_| ();
+        let made = [crate::disk::usual_root(Architecture::Amd64), 1 << 20].map(|at| {
+            let disk = path(&format!("disk-{at}"));
+            let root = path("root");
+            let digest = std::thread::scope(|scope| {
+                let mut raw = RawDisk::begin(scope, &disk, &root, at, &progress).unwrap();
+                raw.write(&layout, &parts, &path("esp"), None).unwrap();
+                let digest = raw.digest().unwrap();
+                raw.wait().unwrap();
+                digest
+            });
+            assert_eq!(digest, formats::digest(&disk).unwrap());
+            digest
+        });
+        assert_eq!(made[0], made[1]);
+    }
 
     #[test]
     fn holes_stay_holes() {
-        use std::os::unix::fs::{FileExt, MetadataExt};
+        use std::os::unix::fs::MetadataExt;
         let folder = tempfile::tempdir().unwrap();
         let source = folder.path().join("source");
         let file = File::create(&source).unwrap();

@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::architecture::Architecture;
-use crate::assemble;
+use crate::assemble::RawDisk;
 use crate::boot_image::{self, BootFiles};
 use crate::error::{Error, Result};
 use crate::esp;
 use crate::formats::{self, Format};
-use crate::grub;
+use crate::grub::{self, Embedded};
 use crate::initrd;
 use crate::manifest::{Artifact, Manifest, Provenance};
 use crate::pack::{self, Context, RootCompression};
 use crate::partitions::{self, Guid, Layout, Role, Wish};
 use crate::progress::stage;
-use crate::root::RootTree;
+use crate::root::{Kernel, RootTree};
 use crate::secure_boot::signer::Signer;
 use crate::tools::ToolsTree;
 use crate::verity::{self, HashTree};
@@ -122,48 +122,106 @@ pub fn build(
     fs::create_dir_all(out).map_err(Error::io("create", out))?;
     let work = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(out);
     let work = work.map_err(Error::io("create in", out))?;
-    let (tools, progress) = (context.tools, context.progress);
     let kernel = boot_image::find_kernel(&input.root)?;
-    let (parts, initrd) = rayon::join(
-        || Parts::make(input, context),
-        || initrd::build(&kernel.modules, &input.init),
+    let (root, others) = rayon::join(
+        || root(input, context),
+        || {
+            let initrd = initrd::build(&kernel.modules, &input.init)?;
+            Ok::<_, Error>((initrd, bios(input, context.tools, work.path())?))
+        },
     );
-    let (parts, initrd) = (parts?, initrd?);
-    let root_hash = hex::encode(parts.tree.root_hash);
-    let boot = boot_image::build(input, &kernel, &initrd, &parts, tools)?;
-    stage(progress, "image/esp", || {
-        make_esp(input, &boot, tools, work.path())
-    })?;
-    let layout = parts.layout(input, esp::size(boot.image.len() as u64))?;
-    let bios = match input.architecture.has_bios() {
-        true => Some(grub::build(tools, work.path(), layout.partitions[0].start)?),
-        false => None,
+    let (root, (initrd, bios)) = (root?, others?);
+    let begun = Begun {
+        input,
+        context,
+        kernel,
+        initrd,
+        bios,
+        work: work.path(),
     };
     let raw = work.path().join("disk.raw");
-    let esp = work.path().join("esp.img");
-    stage(progress, "image/disk", || {
-        assemble::assemble(&raw, &layout, &parts, &esp, bios.as_ref())
-    })?;
-    if upgrade.is_none() {
-        // What is not on the disk of it yet need not be written.
-        context.working.forget();
-    }
-    let manifest = out.join(format!("{}.manifest.json", input.name));
-    withdraw(&manifest)?;
-    let mut artifacts = formats::make(input, &raw, tools, out, progress)?;
-    if let Some(write) = upgrade {
-        let path = work.path().join("upgrade");
-        artifacts.push(stage(progress, "image/upgrade", || {
-            write(&pieces(&parts, &boot, &root_hash), &path).map_err(Error::io("write", &path))?;
-            formats::publish(input, UPGRADE, UPGRADE, &path, out)
-        })?);
-    }
-    Manifest::new(input, &layout, &kernel.version, &root_hash, &artifacts).write(&manifest)?;
-    Ok(ImageSet {
-        artifacts,
-        root_hash,
-        manifest,
+    let at = usual_root(input.architecture);
+    std::thread::scope(|scope| {
+        let disk = RawDisk::begin(scope, &raw, &root, at, context.progress)?;
+        begun.finish(disk, upgrade, out)
     })
+}
+
+/// What there is of an image before its root's hash is known.
+struct Begun<'a> {
+    input: &'a DiskInput,
+    context: &'a Context<'a>,
+    kernel: Kernel,
+    initrd: Vec<u8>,
+    bios: Option<Embedded>,
+    work: &'a Path,
+}
+
+impl Begun<'_> {
+    /// Makes the other parts of the disk, and of that the wanted files.
+    fn finish(
+        &self,
+        mut disk: RawDisk,
+        upgrade: Option<UpgradeSink<'_>>,
+        out: &Path,
+    ) -> Result<ImageSet> {
+        let (input, tools, progress) = (self.input, self.context.tools, self.context.progress);
+        let parts = Parts::make(input, disk.root, self.context)?;
+        let root_hash = hex::encode(parts.tree.root_hash);
+        let boot = boot_image::build(input, &self.kernel, &self.initrd, &parts, tools)?;
+        let esp = stage(progress, "image/esp", || {
+            make_esp(input, &boot, tools, self.work)
+        })?;
+        let layout = parts.layout(input, esp::size(boot.image.len() as u64))?;
+        disk.write(&layout, &parts, &esp, self.bios.as_ref())?;
+        let manifest = out.join(format!("{}.manifest.json", input.name));
+        withdraw(&manifest)?;
+        let mut artifacts = formats::make(input, &disk, tools, out, progress)?;
+        if let Some(write) = upgrade {
+            let path = self.work.join("upgrade");
+            artifacts.push(stage(progress, "image/upgrade", || {
+                let pieces = pieces(&parts, &boot, &root_hash);
+                write(&pieces, &path).map_err(Error::io("write", &path))?;
+                formats::publish(input, UPGRADE, UPGRADE, &path, out)
+            })?);
+        }
+        Manifest::new(input, &layout, &self.kernel.version, &root_hash, &artifacts)
+            .write(&manifest)?;
+        Ok(ImageSet {
+            artifacts,
+            root_hash,
+            manifest,
+        })
+    }
+}
+
+/// What boots machines with a BIOS, where there are any: it lies in the first partition.
+fn bios(input: &DiskInput, tools: &ToolsTree, work: &Path) -> Result<Option<Embedded>> {
+    let start = partitions::BEGIN / partitions::SECTOR;
+    match input.architecture.has_bios() {
+        true => grub::build(tools, work, start).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// The root file system, named after what it is made of.
+fn root(input: &DiskInput, context: &Context) -> Result<PathBuf> {
+    let uuid = content_id("root file system", input);
+    pack::root(context, &input.root, uuid, input.root_compression)
+}
+
+fn content_id(label: &str, input: &DiskInput) -> Guid {
+    Guid::from_digest(&Sha256::digest(format!("{label} {}", input.root.digest)))
+}
+
+/// Where the root begins on a disk whose EFI system partition is of the smallest size, in bytes.
+pub(crate) fn usual_root(architecture: Architecture) -> u64 {
+    let bios = if architecture.has_bios() {
+        grub::PARTITION_BYTES
+    } else {
+        0
+    };
+    partitions::BEGIN + bios + esp::SMALLEST
 }
 
 /// Refuses what would end up in file names or on the command line as something else.
@@ -215,21 +273,23 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    fn make(input: &DiskInput, context: &Context) -> Result<Self> {
+    fn make(input: &DiskInput, root: &Path, context: &Context) -> Result<Self> {
         let (path, digest) = (&input.root.path, &input.root.digest);
-        let content = |label: &str| Guid::from_digest(&Sha256::digest(format!("{label} {digest}")));
-        let uuid = content("root file system");
-        let root = pack::root(context, &input.root, uuid, input.root_compression)?;
         let salt = Sha256::new()
             .chain_update(input.seed)
             .chain_update("verity salt")
             .finalize();
         let uuid = Guid::derived(&input.seed, "verity").0;
-        let tree = stage(context.progress, "image/verity", || {
-            verity::build(&root, &salt.into(), uuid)
-        })?;
         let var_id = Guid::from_digest(&Sha256::digest(format!("farrow var {}", input.name)));
-        let var = pack::var(context, path, digest, var_id, input.var_mib)?;
+        let (tree, var) = rayon::join(
+            || {
+                stage(context.progress, "image/verity", || {
+                    verity::build(root, &salt.into(), uuid)
+                })
+            },
+            || pack::var(context, path, digest, var_id, input.var_mib),
+        );
+        let (tree, var) = (tree?, var?);
         let repository = input.repository.as_ref().map(|repository| {
             let uuid = Guid::from_digest(&Sha256::digest(&repository.digest));
             pack::repository(context, &repository.path, &repository.digest, uuid)
@@ -237,7 +297,7 @@ impl Parts {
         Ok(Self {
             root_id: Guid::from_hash_half(&tree.root_hash[..16]),
             verity_id: Guid::from_hash_half(&tree.root_hash[16..]),
-            root,
+            root: root.to_owned(),
             tree,
             var,
             repository: repository.transpose()?,
@@ -245,7 +305,22 @@ impl Parts {
         })
     }
 
-    fn layout(&self, input: &DiskInput, esp: u64) -> Result<Layout> {
+    /// Of files that are there.
+    #[cfg(test)]
+    pub(crate) fn of_files(root: &Path, tree: HashTree, var: &Path) -> Self {
+        let id = |number: u8| Guid::from_digest(&[number; 32]);
+        Self {
+            root: root.to_owned(),
+            tree,
+            var: var.to_owned(),
+            repository: None,
+            root_id: id(1),
+            verity_id: id(2),
+            var_id: id(3),
+        }
+    }
+
+    pub(crate) fn layout(&self, input: &DiskInput, esp: u64) -> Result<Layout> {
         let root = length(&self.root)?;
         let slot = match input.root_slot_mib {
             Some(mib) => mib << 20,
@@ -306,7 +381,13 @@ fn length(path: &Path) -> Result<u64> {
     Ok(fs::metadata(path).map_err(Error::io("read", path))?.len())
 }
 
-fn make_esp(input: &DiskInput, boot: &BootFiles, tools: &ToolsTree, work: &Path) -> Result<()> {
+/// The path of the file.
+fn make_esp(
+    input: &DiskInput,
+    boot: &BootFiles,
+    tools: &ToolsTree,
+    work: &Path,
+) -> Result<PathBuf> {
     let volume = Guid::derived(&input.seed, "esp volume").0;
     let content = esp::Content {
         name: &format!("{}_{}", input.name, input.version),
@@ -315,7 +396,8 @@ fn make_esp(input: &DiskInput, boot: &BootFiles, tools: &ToolsTree, work: &Path)
         volume: u32::from_be_bytes([volume[0], volume[1], volume[2], volume[3]]),
         epoch: input.epoch,
     };
-    esp::build(&content, tools, work)
+    esp::build(&content, tools, work)?;
+    Ok(work.join("esp.img"))
 }
 
 fn withdraw(manifest: &Path) -> Result<()> {

@@ -16,7 +16,7 @@ const LOADER_CONFIGURATION: &str = "timeout 0\neditor no\n";
 /// Room for three versions beside the boot loaders: the running one, the next, and one being written.
 const VERSIONS: u64 = 3;
 /// FAT32 needs at least 65525 clusters; of 512 bytes, this is well above. Bytes.
-const SMALLEST: u64 = 64 << 20;
+pub(crate) const SMALLEST: u64 = 64 << 20;
 
 /// Size in bytes of a partition for versions of this size.
 pub fn size(version: u64) -> u64 {

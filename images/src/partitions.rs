@@ -19,6 +19,8 @@ use crate::error::{Error, Result};
 pub const SECTOR: u64 = 512;
 /// Partitions begin and end on this boundary, in sectors.
 const ALIGNMENT: u64 = 2048;
+/// Where the first one begins, in bytes.
+pub(crate) const BEGIN: u64 = ALIGNMENT * SECTOR;
 /// Attribute: the file system must be mounted read-only (Discoverable Partitions).
 const READ_ONLY: u64 = 1 << 60;
 /// Attribute: do not mount by yourself (Discoverable Partitions).

@@ -12,13 +12,16 @@ mod vhd;
 mod vmdk;
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use self::sparse::Disk;
+use crate::assemble::RawDisk;
 use crate::disk::DiskInput;
 use crate::error::{Error, Result};
 use crate::manifest::Artifact;
@@ -116,7 +119,7 @@ pub struct Identity {
 /// Makes the wanted formats of a raw disk in `out`; the raw file is moved or left.
 pub(crate) fn make(
     input: &DiskInput,
-    raw: &Path,
+    disk: &RawDisk,
     tools: &ToolsTree,
     out: &Path,
     progress: ProgressFn,
@@ -134,14 +137,17 @@ pub(crate) fn make(
         .partition(|format| **format == Format::Raw);
     let one = |format: &Format| {
         stage(progress, format.stage(), || match format {
-            Format::Raw => synced(raw),
-            other => artifact(*other, &convert(*other, raw, &identity, tools)?),
+            Format::Raw => synced(disk),
+            other => artifact(*other, &convert(*other, disk.path, &identity, tools)?),
         })
     };
     // One reads the raw file to hash it, the others to convert it.
     let (raws, others): (Result<Vec<Artifact>>, Result<Vec<Artifact>>) = rayon::join(
         || raw_wanted.iter().map(one).collect(),
-        || others.iter().map(one).collect(),
+        || {
+            disk.wait()?;
+            others.iter().map(one).collect()
+        },
     );
     let made = [raws?, others?].concat();
     let mut artifacts = Vec::new();
@@ -252,13 +258,23 @@ fn plain_qcow2(raw: &Path, path: &Path, tools: &ToolsTree) -> Result<()> {
 }
 
 /// The raw disk as an artefact, when it is on the disk; its digest needs a processor and syncing does not.
-fn synced(raw: &Path) -> Result<Artifact> {
-    let (synced, made) = rayon::join(
-        || File::open(raw).and_then(|file| file.sync_all()),
-        || artifact(Format::Raw, raw),
+fn synced(disk: &RawDisk) -> Result<Artifact> {
+    let (synced, digest) = rayon::join(
+        || {
+            disk.wait()?;
+            let synced = File::open(disk.path).and_then(|file| file.sync_all());
+            synced.map_err(Error::io("flush", disk.path))
+        },
+        || disk.digest(),
     );
-    synced.map_err(Error::io("flush", raw))?;
-    made
+    synced?;
+    let (sha256, size) = digest?;
+    Ok(Artifact {
+        kind: Format::Raw.name().to_owned(),
+        path: disk.path.to_owned(),
+        sha256,
+        size,
+    })
 }
 
 fn artifact(format: Format, path: &Path) -> Result<Artifact> {
@@ -276,27 +292,33 @@ fn artifact(format: Format, path: &Path) -> Result<Artifact> {
 /// # Errors
 /// When it cannot be read.
 pub fn digest(path: &Path) -> Result<(String, u64)> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let io = |what| Error::io(what, path);
-    let size = file.metadata().map_err(io("read"))?.len();
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let size = file.metadata().map_err(Error::io("read", path))?.len();
     let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut at = 0;
-    for range in sparse::data_ranges(&file).map_err(io("read"))? {
-        hash_zeros(&mut hash, range.start - at);
-        file.seek(SeekFrom::Start(range.start))
-            .map_err(io("read"))?;
-        let mut left = (range.end - range.start) as usize;
-        while left > 0 {
-            let piece = &mut buffer[..left.min(1 << 20)];
-            file.read_exact(piece).map_err(io("read"))?;
-            hash.update(&*piece);
-            left -= piece.len();
-        }
-        at = range.end;
-    }
-    hash_zeros(&mut hash, size.saturating_sub(at));
+    hash_range(&mut hash, &file, 0..size).map_err(Error::io("read", path))?;
     Ok((hex::encode(hash.finalize()), size))
+}
+
+/// Hashes a range of a file. Its holes are zeros that need not be read.
+pub(crate) fn hash_range(hash: &mut Sha256, file: &File, range: Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = range.start;
+    for data in sparse::data_ranges(file)? {
+        let data = data.start.max(at)..data.end.min(range.end);
+        if data.is_empty() {
+            continue;
+        }
+        hash_zeros(hash, data.start - at);
+        at = data.start;
+        while at < data.end {
+            let length = (data.end - at).min(1 << 20) as usize;
+            file.read_exact_at(&mut buffer[..length], at)?;
+            hash.update(&buffer[..length]);
+            at += length as u64;
+        }
+    }
+    hash_zeros(hash, range.end - at);
+    Ok(())
 }
 
 fn hash_zeros(hash: &mut Sha256, mut left: u64) {
@@ -310,8 +332,6 @@ fn hash_zeros(hash: &mut Sha256, mut left: u64) {
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use std::os::unix::fs::FileExt;
-
     use super::*;
 
     pub(crate) fn identity() -> Identity {
@@ -354,6 +374,20 @@ pub(crate) mod tests {
         let (content, rest) = bytes.split_at(raw.len());
         assert!(content == raw, "another content");
         assert!(rest.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn ranges_are_hashed_with_their_holes() {
+        let (_folder, disk) = sample();
+        let bytes = fs::read(disk.path()).unwrap();
+        let file = File::open(disk.path()).unwrap();
+        let size = bytes.len() as u64;
+        for range in [0..size, 7..9, 4 << 20..6 << 20, 10 << 20..20 << 20, 5..5] {
+            let mut hash = Sha256::new();
+            hash_range(&mut hash, &file, range.clone()).unwrap();
+            let expected = Sha256::digest(&bytes[range.start as usize..range.end as usize]);
+            assert_eq!(hash.finalize(), expected, "{range:?}");
+        }
     }
 
     #[test]

@@ -271,11 +271,6 @@ impl WorkingImage {
         Ok(path)
     }
 
-    /// Removes the file.
-    pub(crate) fn forget(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
     /// A part as a file that can be changed.
     pub(super) fn take(&self, part: &Part, cache: &Path) -> Result<Image> {
         let last = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -231,6 +231,8 @@ fn prepared(sandbox: Sandbox, input: &RootInput, work: &Path) -> Result<Sandbox>
         // Orders that would come from random hash seeds.
         ("PERL_HASH_SEED", "0"),
         ("PYTHONHASHSEED", "0"),
+        // A script that imports a module while it is compiled in the background would write it as well, in another form.
+        ("PYTHONDONTWRITEBYTECODE", "1"),
     ];
     let sandbox = sandbox
         .ignore_sync()

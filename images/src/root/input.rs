@@ -8,8 +8,10 @@ use sha2::{Digest, Sha256};
 use crate::emulation::Emulator;
 
 /// The code that decides what a tree looks like: when it changes, so do the digests of trees.
-const CODE: [&str; 18] = [
+const CODE: [&str; 20] = [
     include_str!("../root.rs"),
+    include_str!("background.rs"),
+    include_str!("background/compile_python.py"),
     include_str!("changes.rs"),
     include_str!("dpkg.rs"),
     include_str!("filter.rs"),

@@ -1,24 +1,32 @@
 //! Packages → one layer, in a new tree or above other layers.
 
 use std::cell::OnceCell;
+use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
 
+use super::background;
 use super::changes::ChangesInput;
 use super::input::RootInput;
-use super::layers::{Layer, OVERLAY, Step, above, can_be_seen_as_one};
+use super::layers::{Layer, OVERLAY, Step, above, can_be_seen_as_one, visible};
 use super::order::Planned;
 use super::plain::Ahead;
 use super::store::{self, Store};
 use super::unpack::Unpacked;
 use super::{SealInput, dpkg};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::progress::{Progress, ProgressFn, stage};
 use crate::sandbox::{self, Sandbox};
 
 /// dpkg is started anew after so many KiB of installed size: what follows is unpacked ahead meanwhile.
 const BATCH: u64 = 96 << 10;
+/// The largest script that is looked into, in bytes.
+const SCRIPT_LIMIT: u64 = 1 << 20;
+/// Where a tree has the scripts of packages.
+const INFO: &str = "var/lib/dpkg/info";
+
 /// What all layers of a run are made with.
 pub(super) struct Maker<'a> {
     pub(super) input: &'a RootInput,
@@ -93,6 +101,7 @@ impl Maker<'_> {
             }
         };
         let sandbox = above(below, &work, whole, self.progress)?;
+        let sandbox = postpone(sandbox, below, planned, &work)?;
         let unpacked = if step.unpack { planned } else { &[] };
         self.install(&sandbox, &work, unpacked, planned)?;
         let compared = if below.len() < self.packed {
@@ -159,6 +168,38 @@ impl Maker<'_> {
             changed,
         })
     }
+}
+
+/// The sandbox with scripts of packages that layers hold in which some work is left for [later](background::postponed).
+fn postpone(
+    mut sandbox: Sandbox,
+    below: &[Layer],
+    planned: &[Planned],
+    work: &Path,
+) -> Result<Sandbox> {
+    let folder = work.join("postponed");
+    fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
+    for name in planned.iter().map(|planned| &planned.package.name) {
+        let place = format!("{INFO}/{name}.postinst");
+        let paths = visible(below)
+            .iter()
+            .rev()
+            .map(|layer| layer.path.join(&place));
+        let is_script = |found: fs::Metadata| found.is_file() && found.len() <= SCRIPT_LIMIT;
+        let found = paths
+            .into_iter()
+            .find(|path| path.symlink_metadata().is_ok_and(is_script));
+        let text = found.and_then(|path| fs::read_to_string(path).ok());
+        let Some(changed) = text.and_then(|text| background::postponed(&text)) else {
+            continue;
+        };
+        let script = folder.join(name);
+        fs::write(&script, changed)
+            .and_then(|()| fs::set_permissions(&script, fs::Permissions::from_mode(0o755)))
+            .map_err(Error::io("write", &script))?;
+        sandbox = sandbox.bind_ro(script, Path::new("/").join(place));
+    }
+    Ok(sandbox)
 }
 
 /// Ranges of packages that are unpacked by one start of dpkg.
