@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
 
@@ -23,7 +23,7 @@ pub(crate) struct RawDisk<'scope> {
     /// The disk's file.
     pub(crate) path: &'scope Path,
     /// Where the root is copied from.
-    pub(crate) root: &'scope Path,
+    pub(crate) root: PathBuf,
     /// Where the root begins on the disk, in bytes.
     at: u64,
     file: File,
@@ -35,7 +35,7 @@ impl<'scope> RawDisk<'scope> {
     pub(crate) fn begin(
         scope: &'scope Scope<'scope, '_>,
         path: &'scope Path,
-        root: &'scope Path,
+        root: PathBuf,
         at: u64,
         progress: ProgressFn<'scope>,
     ) -> Result<Self> {
@@ -45,9 +45,10 @@ impl<'scope> RawDisk<'scope> {
         // With a position of its own.
         let target = File::options().write(true).open(path);
         let target = target.map_err(Error::io("open", path))?;
+        let source = root.clone();
         let copy = move || {
             stage(progress, "image/disk", || {
-                copy_data(root, &target, at).map_err(Error::io("copy", root))
+                copy_data(&source, &target, at).map_err(Error::io("copy", &source))
             })
         };
         Ok(Self {
@@ -118,7 +119,7 @@ impl<'scope> RawDisk<'scope> {
         self.at = at;
         let emptied = self.file.set_len(0);
         emptied.map_err(Error::io("empty", self.path))?;
-        copy_data(self.root, &self.file, at).map_err(Error::io("copy", self.root))
+        copy_data(&self.root, &self.file, at).map_err(Error::io("copy", &self.root))
     }
 
     /// SHA-256 in hex and size. What is not the root must have been written.
@@ -132,12 +133,12 @@ impl<'scope> RawDisk<'scope> {
             Ok::<_, Error>((file, length))
         };
         let (disk, size) = open(self.path)?;
-        let (root, length) = open(self.root)?;
+        let (root, length) = open(&self.root)?;
         let end = self.at + length;
         let mut hash = Sha256::new();
         for (file, range, path) in [
             (&disk, 0..self.at, self.path),
-            (&root, 0..length, self.root),
+            (&root, 0..length, &self.root),
             (&disk, end..size, self.path),
         ] {
             formats::hash_range(&mut hash, file, range).map_err(Error::io("read", path))?;
@@ -185,9 +186,8 @@ mod tests {
         let progress = |_| ();
         let made = [crate::disk::usual_root(Architecture::Amd64), 1 << 20].map(|at| {
             let disk = path(&format!("disk-{at}"));
-            let root = path("root");
             let digest = std::thread::scope(|scope| {
-                let mut raw = RawDisk::begin(scope, &disk, &root, at, &progress).unwrap();
+                let mut raw = RawDisk::begin(scope, &disk, path("root"), at, &progress).unwrap();
                 raw.write(&layout, &parts, &path("esp"), None).unwrap();
                 let digest = raw.digest().unwrap();
                 raw.wait().unwrap();

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
 
 use sha2::{Digest, Sha256};
 
@@ -123,57 +124,67 @@ pub fn build(
     let work = tempfile::Builder::new().prefix(TEMPORARY).tempdir_in(out);
     let work = work.map_err(Error::io("create in", out))?;
     let kernel = boot_image::find_kernel(&input.root)?;
-    let (root, others) = rayon::join(
-        || root(input, context),
-        || {
-            let initrd = initrd::build(&kernel.modules, &input.init)?;
-            Ok::<_, Error>((initrd, bios(input, context.tools, work.path())?))
-        },
-    );
-    let (root, (initrd, bios)) = (root?, others?);
-    let begun = Begun {
-        input,
-        context,
-        kernel,
-        initrd,
-        bios,
-        work: work.path(),
-    };
     let raw = work.path().join("disk.raw");
-    let at = usual_root(input.architecture);
     std::thread::scope(|scope| {
-        let disk = RawDisk::begin(scope, &raw, &root, at, context.progress)?;
-        begun.finish(disk, upgrade, out)
+        let loaders = scope.spawn(|| Loaders::make(input, &kernel, context.tools, work.path()));
+        let at = usual_root(input.architecture);
+        let root = root(input, context)?;
+        let begun = Begun {
+            input,
+            context,
+            kernel: &kernel,
+            work: work.path(),
+            loaders,
+            disk: RawDisk::begin(scope, &raw, root, at, context.progress)?,
+        };
+        begun.finish(upgrade, out)
     })
 }
 
-/// What there is of an image before its root's hash is known.
+/// What of the boot does not depend on the root's hash.
+struct Loaders {
+    initrd: Vec<u8>,
+    /// Where machines with a BIOS exist. It lies in the first partition.
+    bios: Option<Embedded>,
+}
+
+impl Loaders {
+    fn make(input: &DiskInput, kernel: &Kernel, tools: &ToolsTree, work: &Path) -> Result<Self> {
+        let start = partitions::BEGIN / partitions::SECTOR;
+        let bios = match input.architecture.has_bios() {
+            true => Some(grub::build(tools, work, start)?),
+            false => None,
+        };
+        let initrd = initrd::build(&kernel.modules, &input.init)?;
+        Ok(Self { initrd, bios })
+    }
+}
+
+/// What there is of an image when its root is packed.
 struct Begun<'a> {
     input: &'a DiskInput,
     context: &'a Context<'a>,
-    kernel: Kernel,
-    initrd: Vec<u8>,
-    bios: Option<Embedded>,
+    kernel: &'a Kernel,
     work: &'a Path,
+    loaders: ScopedJoinHandle<'a, Result<Loaders>>,
+    disk: RawDisk<'a>,
 }
 
 impl Begun<'_> {
     /// Makes the other parts of the disk, and of that the wanted files.
-    fn finish(
-        &self,
-        mut disk: RawDisk,
-        upgrade: Option<UpgradeSink<'_>>,
-        out: &Path,
-    ) -> Result<ImageSet> {
+    fn finish(self, upgrade: Option<UpgradeSink<'_>>, out: &Path) -> Result<ImageSet> {
         let (input, tools, progress) = (self.input, self.context.tools, self.context.progress);
-        let parts = Parts::make(input, disk.root, self.context)?;
+        let mut disk = self.disk;
+        let parts = Parts::make(input, &disk.root, self.context)?;
         let root_hash = hex::encode(parts.tree.root_hash);
-        let boot = boot_image::build(input, &self.kernel, &self.initrd, &parts, tools)?;
+        let loaders = self.loaders.join();
+        let loaders = loaders.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let boot = boot_image::build(input, self.kernel, &loaders.initrd, &parts, tools)?;
         let esp = stage(progress, "image/esp", || {
             make_esp(input, &boot, tools, self.work)
         })?;
         let layout = parts.layout(input, esp::size(boot.image.len() as u64))?;
-        disk.write(&layout, &parts, &esp, self.bios.as_ref())?;
+        disk.write(&layout, &parts, &esp, loaders.bios.as_ref())?;
         let manifest = out.join(format!("{}.manifest.json", input.name));
         withdraw(&manifest)?;
         let mut artifacts = formats::make(input, &disk, tools, out, progress)?;
@@ -195,23 +206,11 @@ impl Begun<'_> {
     }
 }
 
-/// What boots machines with a BIOS, where there are any: it lies in the first partition.
-fn bios(input: &DiskInput, tools: &ToolsTree, work: &Path) -> Result<Option<Embedded>> {
-    let start = partitions::BEGIN / partitions::SECTOR;
-    match input.architecture.has_bios() {
-        true => grub::build(tools, work, start).map(Some),
-        false => Ok(None),
-    }
-}
-
 /// The root file system, named after what it is made of.
 fn root(input: &DiskInput, context: &Context) -> Result<PathBuf> {
-    let uuid = content_id("root file system", input);
+    let content = format!("root file system {}", input.root.digest);
+    let uuid = Guid::from_digest(&Sha256::digest(content));
     pack::root(context, &input.root, uuid, input.root_compression)
-}
-
-fn content_id(label: &str, input: &DiskInput) -> Guid {
-    Guid::from_digest(&Sha256::digest(format!("{label} {}", input.root.digest)))
 }
 
 /// Where the root begins on a disk whose EFI system partition is of the smallest size, in bytes.

@@ -12,7 +12,7 @@ use crate::kernel;
 const DIRECTORIES: [&str; 6] = ["dev", "modules", "proc", "run", "sys", "sysroot"];
 
 /// Compression level of zstd: higher ones take seconds and save some percent of a few MB.
-const LEVEL: i32 = 12;
+const LEVEL: i32 = 9;
 
 /// Makes the compressed archive from the ELF image of the first process and the folder of the kernel's modules.
 ///

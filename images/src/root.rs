@@ -23,6 +23,7 @@ mod store;
 mod unpack;
 
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 
 use serde::{Deserialize, Serialize};
 
@@ -209,10 +210,22 @@ fn make_base(
     progress: ProgressFn,
     tell: impl Fn(&[Layer]),
 ) -> Result<(RootTree, Kept)> {
-    let layers = layers::build(input, cache, progress, &tell)?;
     let work = bases.begin()?;
     let tree = work.join(store::TREE);
-    merge_layers(input, &layers, &work, progress)?;
+    let (layers, merged) = std::thread::scope(|scope| {
+        let (send, sent) = std::sync::mpsc::channel::<Vec<Layer>>();
+        let merging = scope.spawn(|| merge_lower(sent, &tree));
+        let layers = layers::build(input, cache, progress, &move |layers| {
+            tell(layers);
+            // Nobody listens any more only when merging has failed.
+            drop(send.send(layers.to_vec()));
+        })?;
+        let merged = merging
+            .join()
+            .unwrap_or_else(|p| std::panic::resume_unwind(p));
+        Ok::<_, Error>((layers, merged?))
+    })?;
+    merge_layers(input, &layers, merged, &work, progress)?;
     let finished = FinishInput {
         tree: tree.clone(),
         epoch: input.epoch,
@@ -255,15 +268,38 @@ fn found_elsewhere(
     Ok(Some((tree, kept)))
 }
 
-/// Makes one tree of layers, after the scripts that were asked for have run in them.
+/// Puts layers into a tree while those above them are made, and returns how many.
+fn merge_lower(told: Receiver<Vec<Layer>>, tree: &Path) -> Result<usize> {
+    let mut merged = 0;
+    for layers in told {
+        if !are_copies(&layers) && layers.len() > merged {
+            let more = MergeInput::new(&layers[merged..], tree, false);
+            sandbox::call::<_, ()>("merge-layers", &more, &|_, _| ())?;
+            merged = layers.len();
+        }
+    }
+    Ok(merged)
+}
+
+/// Whether upper layers hold all that is below them.
+fn are_copies(layers: &[Layer]) -> bool {
+    layers.iter().skip(1).any(|layer| layer.whole)
+}
+
+/// Makes one tree of layers, of which it has some already, after the scripts that were asked for have run in them.
 fn merge_layers(
     input: &RootInput,
     layers: &[Layer],
+    mut merged: usize,
     work: &Path,
     progress: ProgressFn,
 ) -> Result<()> {
     let tree = work.join(store::TREE);
-    let mut merge = MergeInput::new(layers, &tree, false);
+    if are_copies(layers) {
+        sandbox::remove_tree(&tree)?;
+        merged = 0;
+    }
+    let mut merge = MergeInput::new(&layers[merged..], &tree, false);
     let scripts = work.join("scripts");
     if !input.scripts.is_empty() {
         std::fs::create_dir(&scripts).map_err(Error::io("create", &scripts))?;
@@ -275,11 +311,11 @@ fn merge_layers(
             epoch: input.epoch,
         };
         sandbox::call::<_, ()>("seal-layer", &seal, &|_, _| ())?;
-        merge = match whole {
-            true => MergeInput::new(&[], &tree, false),
-            false => merge,
+        if whole {
+            sandbox::remove_tree(&tree)?;
+            merge = MergeInput::new(&[], &tree, false);
         }
-        .with(seal.tree);
+        merge = merge.with(seal.tree);
     }
     stage(progress, "root/merge", || {
         sandbox::call::<_, ()>("merge-layers", &merge, &|_, _| ())

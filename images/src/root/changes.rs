@@ -9,7 +9,10 @@ use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::layers::Layer;
@@ -73,12 +76,12 @@ pub(crate) fn changes(input: ChangesInput) -> Result<Changes> {
     if packed.layers.is_empty() {
         return Ok(Changes::default());
     }
-    let mut list = Vec::new();
+    let list = Mutex::default();
     for name in names(&input.tree)? {
-        walk(&input.tree, Path::new(&name), &mut |path, metadata| {
+        walk(&input.tree, Path::new(&name), &|path, metadata| {
             let is_packed = path.starts_with(PACKED) && packed.has(&input.tree, path, metadata)?;
             if !is_packed && !is_elsewhere(path) {
-                list.push(path.to_owned());
+                add(&list, path);
             }
             Ok(())
         })?;
@@ -93,10 +96,10 @@ pub(crate) fn changes(input: ChangesInput) -> Result<Changes> {
 pub(crate) fn changed(input: ChangesInput) -> Result<Vec<String>> {
     let mut packed = Packed { layers: Vec::new() };
     input.layers.iter().for_each(|layer| packed.add(layer));
-    let mut list = Vec::new();
-    walk(&input.tree, Path::new(PACKED), &mut |path, metadata| {
+    let list = Mutex::default();
+    walk(&input.tree, Path::new(PACKED), &|path, metadata| {
         if !is_removed(metadata) && !packed.has(&input.tree, path, metadata)? {
-            list.push(path.to_owned());
+            add(&list, path);
         }
         Ok(())
     })?;
@@ -110,7 +113,14 @@ pub(crate) fn is_elsewhere(path: &Path) -> bool {
         .any(|folder| path.starts_with(folder) && path != Path::new(folder))
 }
 
-fn texts(mut list: Vec<PathBuf>) -> Vec<String> {
+fn add(list: &Mutex<Vec<PathBuf>>, path: &Path) {
+    let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+    list.push(path.to_owned());
+}
+
+/// The paths in their order.
+fn texts(list: Mutex<Vec<PathBuf>>) -> Vec<String> {
+    let mut list = list.into_inner().unwrap_or_else(PoisonError::into_inner);
     list.sort();
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     list.into_iter().map(text).collect()
@@ -118,14 +128,16 @@ fn texts(mut list: Vec<PathBuf>) -> Vec<String> {
 
 /// Whether everything of a layer that is packed is in the tree as well, folders as folders.
 fn is_within(layer: &Layer, tree: &Path) -> Result<bool> {
-    let mut within = true;
-    walk(&layer.path, Path::new(PACKED), &mut |path, metadata| {
+    let missing = AtomicBool::new(false);
+    walk(&layer.path, Path::new(PACKED), &|path, metadata| {
         let there = tree.join(path).symlink_metadata().ok();
         let same = there.is_some_and(|there| there.is_dir() == metadata.is_dir());
-        within &= (same && !is_removed(metadata)) || is_of_the_build(path);
+        if !(same && !is_removed(metadata) || is_of_the_build(path)) {
+            missing.store(true, Ordering::Relaxed);
+        }
         Ok(())
     })?;
-    Ok(within)
+    Ok(!missing.into_inner())
 }
 
 /// What has been packed so far: layers, the uppermost last, each with the paths that count; all of them where it is the
@@ -197,11 +209,11 @@ fn same_attributes(one: &Path, other: &Path) -> bool {
     of(one) == of(other)
 }
 
-/// Calls `visit` for everything below a folder of a tree, and for the folder.
+/// Calls `visit`, on all processors, for everything below a folder of a tree, and for the folder.
 fn walk(
     tree: &Path,
     path: &Path,
-    visit: &mut dyn FnMut(&Path, &fs::Metadata) -> Result<()>,
+    visit: &(dyn Fn(&Path, &fs::Metadata) -> Result<()> + Sync),
 ) -> Result<()> {
     let place = tree.join(path);
     let metadata = match place.symlink_metadata() {
@@ -209,22 +221,19 @@ fn walk(
         other => other.map_err(Error::io("inspect", &place))?,
     };
     visit(path, &metadata)?;
-    if metadata.is_dir() {
-        for name in names(&place)? {
-            walk(tree, &path.join(name), visit)?;
-        }
+    if !metadata.is_dir() {
+        return Ok(());
     }
-    Ok(())
+    let below = names(&place)?.into_par_iter();
+    below.try_for_each(|name| walk(tree, &path.join(name), visit))
 }
 
 fn names(folder: &Path) -> Result<Vec<std::ffi::OsString>> {
     let entries = fs::read_dir(folder).map_err(Error::io("list", folder))?;
     let names = entries.map(|entry| entry.map(|entry| entry.file_name()));
-    let mut names: Vec<_> = names
+    names
         .collect::<std::io::Result<_>>()
-        .map_err(Error::io("list", folder))?;
-    names.sort();
-    Ok(names)
+        .map_err(Error::io("list", folder))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 
@@ -21,9 +22,12 @@ fn clamp_below(path: &Path, limit: i64) -> Result<()> {
         .symlink_metadata()
         .map_err(Error::io("inspect", path))?;
     if metadata.is_dir() {
-        for entry in fs::read_dir(path).map_err(Error::io("list", path))? {
-            clamp_below(&entry.map_err(Error::io("list", path))?.path(), limit)?;
-        }
+        let entries = fs::read_dir(path).map_err(Error::io("list", path))?;
+        let entries: Vec<fs::DirEntry> = entries
+            .collect::<std::io::Result<_>>()
+            .map_err(Error::io("list", path))?;
+        let below = entries.into_par_iter();
+        below.try_for_each(|entry| clamp_below(&entry.path(), limit))?;
     }
     if (metadata.mtime(), metadata.mtime_nsec()) > (limit, 0) {
         set(path, TimeSpec::new(limit, 0))?;
