@@ -12,6 +12,10 @@ use crate::error::{Error, Result};
 /// A package that no other one needs is large from this installed size on, in KiB.
 const LARGE: u64 = 8 << 10;
 
+/// The scripts of a package take long from this size on, all together in bytes: they make accounts, ask questions, write
+/// configurations. Shorter ones set a link or enable a unit.
+const LONG: usize = 2 << 10;
+
 /// Scripts that run when a package is installed, or that decide when it is asked about.
 const SCRIPTS: [&str; 3] = ["preinst", "postinst", "config"];
 
@@ -58,7 +62,7 @@ impl Planned {
 
 impl Plan {
     /// The packages in layers, each complete with those below it: what any other package may need; then what none needs:
-    /// the large ones, those with scripts, which take time, and the others. So the change of one package leaves as much as
+    /// the large ones, those with long scripts, which take time, and the others. So the change of one package leaves as much as
     /// possible as it is. Layers without a package
     /// are left out.
     pub(super) fn layers(&self) -> Vec<Vec<Planned>> {
@@ -83,7 +87,8 @@ struct Control {
     depends: Vec<Vec<String>>,
     installed_size: u64,
     plain: bool,
-    scripted: bool,
+    /// Bytes of its scripts.
+    scripts: usize,
 }
 
 /// Reads the packages' control files and orders them.
@@ -130,7 +135,7 @@ fn layer(needed: bool, control: &Control) -> usize {
     match needed {
         true => 0,
         false if control.installed_size >= LARGE => 1,
-        false if control.scripted => 2,
+        false if control.scripts >= LONG => 2,
         false => 3,
     }
 }
@@ -168,7 +173,11 @@ fn read_control(package: &Package) -> Result<Control> {
         .ok_or_else(|| refuse("has no control file"))?;
     Ok(Control {
         plain: record::is_plain(package, &members),
-        scripted: SCRIPTS.iter().any(|name| members.contains_key(*name)),
+        scripts: SCRIPTS
+            .iter()
+            .filter_map(|name| members.get(*name))
+            .map(|script| script.content.len())
+            .sum(),
         ..parse_control(&String::from_utf8_lossy(&control.content))
     })
 }
@@ -337,15 +346,15 @@ mod tests {
 
     #[test]
     fn what_takes_long_lies_below_what_does_not() {
-        let control = |installed_size, scripted| Control {
+        let control = |installed_size, scripts| Control {
             installed_size,
-            scripted,
+            scripts,
             ..Control::default()
         };
-        assert_eq!(layer(true, &control(LARGE, true)), 0);
-        assert_eq!(layer(false, &control(LARGE, false)), 1);
-        assert_eq!(layer(false, &control(LARGE - 1, true)), 2);
-        assert_eq!(layer(false, &control(LARGE - 1, false)), 3);
+        assert_eq!(layer(true, &control(LARGE, LONG)), 0);
+        assert_eq!(layer(false, &control(LARGE, 0)), 1);
+        assert_eq!(layer(false, &control(LARGE - 1, LONG)), 2);
+        assert_eq!(layer(false, &control(LARGE - 1, LONG - 1)), 3);
     }
 
     #[test]
