@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bootstrap::upgrade::release::{DOCUMENT, MEMBERS, Member, Release, SIGNATURE};
 use images::disk::{Piece, Pieces};
-use images::formats::digest;
+use images::sparse_digest::digest;
 use offline_repo::signer::{Signer, ed25519_key};
 use sha2::{Digest, Sha256};
 

@@ -10,12 +10,12 @@ use std::thread::{Scope, ScopedJoinHandle};
 use nix::unistd::{Whence, lseek};
 use sha2::{Digest, Sha256};
 
-use crate::disk::Parts;
 use crate::error::{Error, Result};
-use crate::formats;
 use crate::grub::Embedded;
 use crate::partitions::{self, Layout, SECTOR};
+use crate::parts::Parts;
 use crate::progress::{ProgressFn, stage};
+use crate::sparse_digest;
 
 /// A raw disk that is put together. The root, which is most of it, is copied beside other work; until it is there, its bytes are
 /// read from where it comes from.
@@ -141,7 +141,7 @@ impl<'scope> RawDisk<'scope> {
             (&root, 0..length, &self.root),
             (&disk, end..size, self.path),
         ] {
-            formats::hash_range(&mut hash, file, range).map_err(Error::io("read", path))?;
+            sparse_digest::hash_range(&mut hash, file, range).map_err(Error::io("read", path))?;
         }
         Ok((hex::encode(hash.finalize()), size))
     }
@@ -193,7 +193,7 @@ mod tests {
                 raw.wait().unwrap();
                 digest
             });
-            assert_eq!(digest, formats::digest(&disk).unwrap());
+            assert_eq!(digest, sparse_digest::digest(&disk).unwrap());
             digest
         });
         assert_eq!(made[0], made[1]);

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use crate::architecture::Architecture;
-use crate::disk::{DiskInput, Parts};
+use crate::disk::DiskInput;
 use crate::error::{Error, Result};
 use crate::grub;
+use crate::parts::Parts;
 use crate::root::{Kernel, RootTree};
 use crate::secure_boot::pe;
 use crate::tools::ToolsTree;

@@ -8,9 +8,9 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::formats::digest;
 use crate::manifest::{Artifact, Manifest};
 use crate::partitions::{self, Layout, SECTOR};
+use crate::sparse_digest::digest;
 use crate::verity;
 
 /// Checks every artefact of a manifest against its size and digest, and in a raw image the root against the root hash.

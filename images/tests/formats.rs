@@ -7,8 +7,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use images::formats::{Format, Identity, convert, digest};
+use images::formats::{Format, Identity, convert};
 use images::pack::RootCompression;
+use images::sparse_digest::digest;
 use images::tools::ToolsTree;
 use libtest_mimic::{Arguments, Failed, Trial};
 

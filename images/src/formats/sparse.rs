@@ -115,7 +115,7 @@ impl Disk {
 }
 
 /// Where a file has data, as lseek(2) tells; all of it on a file system that does not know.
-pub(super) fn data_ranges(file: &File) -> std::io::Result<Vec<Range<u64>>> {
+pub(crate) fn data_ranges(file: &File) -> std::io::Result<Vec<Range<u64>>> {
     let mut ranges = Vec::new();
     let mut from = 0;
     loop {

@@ -30,6 +30,14 @@ const CONFIGURE: &str = "root/configure";
 /// How many of dpkg's last lines an error shows.
 const TAIL: usize = 25;
 
+/// Lists libraries. Not each package that has one asks for that; dpkg, which unpacks all packages before it configures any, lists
+/// it when another package asks.
+const LIBRARIES: [&str; 3] = [
+    "sh",
+    "-c",
+    "[ ! -x /usr/sbin/ldconfig ] || exec /usr/sbin/ldconfig",
+];
+
 /// Syncing is left out (the whole tree is synced at the end); nobody is there to be asked; conffiles that were put
 /// into the tree before win over the packages'.
 const OPTIONS: [&str; 5] = [
@@ -113,6 +121,11 @@ impl<'a> Dpkg<'a> {
         let words = waiting.chain(OPTIONS).chain(words);
         let argv: Vec<String> = words.map(str::to_owned).collect();
         self.run(&self.sandbox, &argv, "Setting up ", CONFIGURE, done)
+    }
+
+    /// Has the loader know the libraries of packages that were unpacked above others.
+    pub(super) fn list_libraries(&self) -> Result<()> {
+        self.sandbox.run(&LIBRARIES, None).map(drop)
     }
 
     /// Runs the scripts that were asked for, each in a shell that ends at the first error.

@@ -135,6 +135,10 @@ impl Maker<'_> {
         if !configured.is_empty() {
             dpkg.configure(configured)?;
         }
+        // Each layer that unpacks may be the last one.
+        if !unpacked.is_empty() && !configured.is_empty() {
+            dpkg.list_libraries()?;
+        }
         Ok(())
     }
 
