@@ -114,11 +114,10 @@ def main():
     """Empties the queue; what dpkg does meanwhile has precedence."""
     os.nice(10)
     while found := notes():
-        # Modules of the standard library, before what would have to be compiled at each start of an interpreter.
+        # Modules of the standard library come first: else they would be compiled at each start of an interpreter.
         commands = [note for note in found if note[1][0] == "run"]
-        calls = [note for note in found if note[1][0] == "py3compile"] if not commands else []
-        whole = bool(calls) and together([words[1:] for _, words in calls])
-        for path, (_, *words) in commands or calls:
+        whole = not commands and together([words[1:] for _, words in found])
+        for path, (_, *words) in commands or found:
             succeeded = done(words) if commands else whole or done([PROGRAM, *words])
             if succeeded:
                 os.remove(path)
