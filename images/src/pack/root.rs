@@ -16,9 +16,11 @@ use crate::root::{self, Base, Layer, RootTree};
 /// The root's compression. On the 630 MB of `bench` that are packed first, level 6 of lz4hc takes 7.0 s of a processor for 277 MB,
 /// level 3 5.2 s for 281 MB, level 2 2.5 s for 295 MB, and plain lz4 0.9 s for 314 MB. A page fault unpacks at most 16 KiB of
 /// compressed data, which matters on an emulated processor.
-const ROOT_OPTIONS: [&str; 2] = ["-zlz4", "-C16384"];
-/// The same for who wants a small image: better packed, in larger pieces, at the price of slower reads.
-const SMALL_ROOT_OPTIONS: [&str; 2] = ["-zzstd,level=15", "-C131072"];
+const ROOT_OPTIONS: &[&str] = &["-zlz4", "-C16384"];
+/// The same for who wants a small image: better packed, in larger pieces, at the price of slower reads. On the whole tree of
+/// `bench`, level 3 takes 22 s on two processors for 359 MB, level 6 67 s for 345 MB, level 9 99 s for 341 MB, level 12 175 s for
+/// 340 MB, and level 15 ten minutes and more. Ends of files that lie beside their inodes make it 3.5 % smaller, for 14 s.
+const SMALL_ROOT_OPTIONS: &[&str] = &["-zzstd,level=6", "-C131072", "-Eztailpacking"];
 /// What is not in the root: the kernel is in the ESP, `/var` in its own partition. The folders themselves stay.
 const ROOT_EXCLUDE: &str = "--exclude-regex=^(boot|var)/.";
 
@@ -190,7 +192,7 @@ impl Packer<'_> {
             RootCompression::Lz4 => ROOT_OPTIONS,
             RootCompression::Zstd => SMALL_ROOT_OPTIONS,
         };
-        arguments.extend(options.map(str::to_owned));
+        arguments.extend(options.iter().map(|&option| option.to_owned()));
         arguments
     }
 }
