@@ -121,11 +121,11 @@ pub const ROWS: &[Row] = &[
 const NO_SECRETS: &str = "umask 077; d=$(mktemp -d); trap 'rm -rf $d' EXIT; \
     grep -hoE '\\b[0-9a-f]{32}\\b' /etc/pgbouncer/userlist.txt /etc/patroni/config.yml /etc/haproxy/haproxy.cfg | sort -u > $d/secrets; \
     echo 'PRIVATE KEY-----' >> $d/secrets; test $(wc -l < $d/secrets) -ge 5; \
-    journalctl --no-pager -o short > $d/journal; \
+    journalctl --no-pager --all -o short > $d/journal; \
     for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f && echo; done > $d/argv 2>/dev/null || true; \
     find /etc /run /var /tmp -ignore_readdir_race -type f -perm -004 ! -path '/run/systemd/*' > $d/files; \
     setpriv --reuid 65534 --regid 65534 --clear-groups xargs -d '\\n' cat < $d/files > $d/world 2>/dev/null || true; \
     grep -aq root: $d/world; \
-    found=0; for in in journal argv world; do if grep -aFf $d/secrets $d/$in > $d/lines; then found=1; \
-    echo \"$in:\"; sed -E 's/\\b[0-9a-f]{32}\\b/…/g' $d/lines | cut -c1-200 | head -3; fi; done; \
+    found=0; for place in journal argv world; do if grep -aFf $d/secrets $d/$place > $d/lines; then found=1; \
+    echo \"$place:\"; sed -E 's/[0-9a-f]{32}/…/g' $d/lines | cut -c1-200 | head -3; fi; done; \
     if test $found = 1; then xargs -d '\\n' grep -alFf $d/secrets < $d/files; exit 1; fi";
